@@ -1,0 +1,125 @@
+"""What a step's action is to the engine: one Protocol for pure actions, one for those with an effect.
+
+A pure action (``transform``, ``fail``) computes its output from its input and may be replayed at will. An action with
+an effect renders a request first (pure, the same bytes at every attempt) and then performs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from stepwell.domain.documents import JsonObject, JsonValue
+from stepwell.domain.errors import ExpressionError, Problem
+from stepwell.domain.expressions import Context, Expression, Scope, compile_expression
+from stepwell.domain.retry import NEVER, RetryPolicy
+from stepwell.domain.template import Template, TextTemplate, compile_template, compile_text
+
+Shape: TypeAlias = "frozenset[str] | None"
+"""The names of an object's fields where they are known at apply, else None."""
+
+
+@dataclass(slots=True)
+class Compiler:
+    """Compiles the expressions of one place of a manifest and gathers every problem under its path.
+
+    After a problem the returned object must not be used: who compiles a whole revision raises the problems at the end.
+    """
+
+    scope: Scope
+    path: str
+    problems: list[Problem]
+    variables: set[str] = field(default_factory=set)
+
+    def at(self, suffix: str) -> Compiler:
+        """The same for a field below this one; ``suffix`` as in ``.url`` or ``[2]``."""
+        return Compiler(self.scope, self.path + suffix, self.problems, self.variables)
+
+    def refuse(self, message: str, suffix: str = "") -> None:
+        """Note a problem."""
+        self.problems.append(Problem(self.path + suffix, message))
+
+    def expression(self, text: str) -> Expression:
+        """Compile a CEL expression."""
+        try:
+            compiled = compile_expression(text, self.scope)
+        except ExpressionError as exc:
+            self.refuse(str(exc))
+            return Expression.__new__(Expression)
+        self.variables |= compiled.variables
+        return compiled
+
+    def template(self, value: JsonValue) -> Template:
+        """Compile a JSON template."""
+        compiled = compile_template(value, self.scope, self._report)
+        self.variables |= compiled.variables
+        return compiled
+
+    def text(self, text: str) -> TextTemplate:
+        """Compile a text template."""
+        compiled = compile_text(text, self.scope, self._report)
+        self.variables |= compiled.variables
+        return compiled
+
+    def _report(self, suffix: str, message: str) -> None:
+        self.refuse(message, suffix)
+
+
+class PureAction(Protocol):
+    """A compiled action without an effect."""
+
+    def run(self, value: JsonValue, context: Context) -> JsonValue:
+        """The output for the step's input. Raises EvaluationError or StepFailure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an effect is told about its attempt; ``timeout`` in seconds, for the whole attempt."""
+
+    namespace: str
+    workflow: str
+    run_id: str
+    step: str
+    attempt: int
+    timeout: float
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of an effect: its output and what stands beside it as ``steps.<name>.http``."""
+
+    output: JsonValue
+    http: JsonObject | None = None
+
+
+class EffectAction(Protocol):
+    """A compiled action that acts on the world."""
+
+    def render(self, value: JsonValue, context: Context) -> Any:  # noqa: ANN401 - the action's own request
+        """The request; the same for every attempt. Raises EvaluationError or StepFailure."""
+
+    async def perform(self, request: Any, call: Call, context: Context) -> Outcome:  # noqa: ANN401 - as rendered
+        """Act once. Raises StepFailure; a cancelled task must leave nothing open."""
+
+
+class ActionType(Protocol):
+    """An action by its name in a step, such as ``transform``."""
+
+    name: ClassVar[str]
+    effect: ClassVar[bool]
+
+    def compile(self, spec: Any, compiler: Compiler) -> PureAction | EffectAction:  # noqa: ANN401 - the model
+        """Compile the action's part of a step (a model of stepwell.domain.spec); problems go to the compiler."""
+
+    def retry(self, spec: Any) -> RetryPolicy:  # noqa: ANN401 - the model
+        """The policy where neither the step nor the workflow sets one."""
+        return NEVER
+
+    def shape(self, spec: Any, given: Shape) -> Shape:  # noqa: ANN401 - the model
+        """The fields of the output, given those of the input."""
+        return None
+
+
+Actions: TypeAlias = Mapping[str, ActionType]

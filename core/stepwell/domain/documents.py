@@ -1,0 +1,114 @@
+"""JSON documents as Stepwell accepts, stores and hands them on.
+
+What is stored is always our own serialisation of a parsed value, never a client's text: eight bytes such as
+``1e131071`` would be read back as a number of 131,072 digits. ``loads`` is therefore the only door for bytes from
+outside and refuses by name what PostgreSQL, CEL or another JSON reader would change or choke on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NoReturn, TypeAlias
+
+import orjson
+
+from stepwell.domain.errors import DocumentError
+
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonObject: TypeAlias = "dict[str, JsonValue]"
+
+MAX_BYTES = 1 << 20  # one document: a run's input, a step's output
+MAX_DEPTH = 64
+MAX_KEYS = 10_000
+MAX_INTEGER = 2**63 - 1  # what CEL and PostgreSQL's bigint hold
+
+_LONG_NUMBER = re.compile(rb"\d{17,}")
+
+
+def loads(data: bytes | str, *, max_bytes: int = MAX_BYTES, what: str = "the document") -> JsonValue:
+    """Parse JSON text from outside. Of duplicate keys the last wins.
+
+    Raises DocumentError, with the reason, for text that is not JSON, is larger than ``max_bytes``, is nested deeper
+    than 64, has over 10,000 keys, or holds a NUL character, a lone surrogate or an integer beyond 64 bits.
+    """
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if len(raw) > max_bytes:
+        message = f"{what} has {len(raw):,} bytes; at most {max_bytes:,} are allowed"
+        raise DocumentError(message)
+    try:
+        value: JsonValue = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        _refuse_text(raw, exc, what)
+    if _LONG_NUMBER.search(raw):
+        _refuse_huge_integers(raw, what)
+    check(value, what=what)
+    return value
+
+
+def dumps(value: object) -> bytes:
+    """Serialise a value that ``check`` accepts. Raises DocumentError for anything that is not JSON."""
+    try:
+        return orjson.dumps(value)
+    except (orjson.JSONEncodeError, RecursionError) as exc:
+        message = f"a value is not JSON: {exc}"
+        raise DocumentError(message) from exc
+
+
+def check(value: JsonValue, *, what: str = "the document") -> None:
+    """Raise DocumentError unless the value can be stored and read back unchanged."""
+    keys = 0
+    stack: list[tuple[JsonValue, int]] = [(value, 1)]
+    while stack:
+        node, depth = stack.pop()
+        if isinstance(node, str):
+            if "\0" in node:
+                _refuse(what, "holds a NUL character (\\u0000), which PostgreSQL cannot store")
+        elif isinstance(node, dict):
+            keys += len(node)
+            if depth > MAX_DEPTH:
+                _refuse(what, f"is nested deeper than {MAX_DEPTH} levels")
+            if keys > MAX_KEYS:
+                _refuse(what, f"has over {MAX_KEYS:,} keys")
+            for key, child in node.items():
+                if "\0" in key:
+                    _refuse(what, "holds a NUL character (\\u0000) in a key, which PostgreSQL cannot store")
+                if child.__class__ in _NESTED:
+                    stack.append((child, depth + 1))
+        elif isinstance(node, list):
+            if depth > MAX_DEPTH:
+                _refuse(what, f"is nested deeper than {MAX_DEPTH} levels")
+            stack.extend((child, depth + 1) for child in node if child.__class__ in _NESTED)
+
+
+_NESTED = frozenset({str, dict, list})
+
+
+def _refuse(what: str, why: str) -> NoReturn:
+    message = f"{what} {why}"
+    raise DocumentError(message)
+
+
+def _refuse_text(raw: bytes, exc: Exception, what: str) -> NoReturn:
+    if re.search(rb"\\u[dD][89a-fA-F]", raw) and "surrogate" in str(exc):
+        message = f"{what} holds a lone surrogate (half of a character, such as \\ud800), which is not valid text"
+    elif "surrogate" in str(exc) or "utf-8" in str(exc).lower():
+        message = f"{what} is not valid UTF-8 text: {exc}"
+    else:
+        message = f"{what} is not valid JSON: {exc}"
+    raise DocumentError(message) from exc
+
+
+def _refuse_huge_integers(raw: bytes, what: str) -> None:
+    """orjson turns integers beyond 64 bits into floats, so the exact parser has a second look."""
+
+    def exact(digits: str) -> int:
+        if len(digits) > 20 or abs(int(digits)) > MAX_INTEGER:
+            shown = digits if len(digits) <= 24 else f"{digits[:20]}…"
+            _refuse(what, f"holds the integer {shown}, which is beyond 64 bits; send it as a string")
+        return 0
+
+    try:
+        json.loads(raw, parse_int=exact)
+    except RecursionError:
+        _refuse(what, f"is nested deeper than {MAX_DEPTH} levels")
