@@ -56,6 +56,14 @@ class UnavailableError(StepwellError):
     """Something outside Stepwell (database, Redis, a port) is missing, refused us, or did not answer."""
 
 
+class DataRefusedError(StepwellError):
+    """The store refused what a statement wanted to write. The statement changed nothing."""
+
+
+class ConflictError(StepwellError):
+    """Two transactions stood in each other's way (a deadlock); nothing was changed, and a second try may succeed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong in a manifest.

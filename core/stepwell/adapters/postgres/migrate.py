@@ -1,0 +1,104 @@
+"""Brings a database to this version's schema: numbered files, forward only, each in a transaction of its own.
+
+An advisory lock lets any number of processes start at once; exactly one applies. A file that was applied and changed
+since is refused by its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import LiteralString, cast
+
+import psycopg
+
+from stepwell.adapters.postgres.errors import retyped
+from stepwell.domain.errors import StepwellError
+
+_LOCK = 0x57E9_3E11  # any constant of our own
+
+_CHECKOUT = Path(__file__).parents[4] / "migrations"
+_PACKAGED = Path(__file__).parent / "migrations"
+
+
+class SchemaError(StepwellError):
+    """The database's schema does not fit this version of Stepwell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file; ``digest`` is the SHA-256 of its bytes in hex."""
+
+    name: str
+    digest: str
+    sql: str
+
+
+def load(directory: Path | None = None) -> list[Migration]:
+    """The migrations in order: from ``directory``, else the checkout's, else those packaged with this module."""
+    where = directory or (_CHECKOUT if _CHECKOUT.is_dir() else _PACKAGED)
+    files = sorted(where.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    if not files:
+        message = f"no migrations found in {where}"
+        raise SchemaError(message)
+    return [Migration(f.stem, hashlib.sha256(f.read_bytes()).hexdigest(), f.read_text("utf-8")) for f in files]
+
+
+async def migrate(dsn: str, directory: Path | None = None) -> list[str]:
+    """Apply what is missing and return the names of what was applied now.
+
+    Raises UnavailableError where the database cannot be reached, SchemaError where it is newer or was changed.
+    """
+    migrations = load(directory)
+    with retyped("migrating the database"):
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+            return await _apply(connection, migrations)
+
+
+async def pending(dsn: str, directory: Path | None = None) -> list[str]:
+    """The names of migrations that the database lacks."""
+    with retyped("reading the schema's version"):
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            applied = await _applied(connection)
+    return [m.name for m in load(directory) if m.name not in applied]
+
+
+async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> list[str]:
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations"
+        " (name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    applied = await _applied(connection)
+    _refuse_drift(applied, migrations)
+    missing = [m for m in migrations if m.name not in applied]
+    for migration in missing:
+        async with connection.transaction():
+            # The files are part of the program, so their text is as trusted as its source.
+            await connection.execute(cast(LiteralString, migration.sql))
+            await connection.execute(
+                "INSERT INTO schema_migrations (name, digest) VALUES (%s, %s)", [migration.name, migration.digest]
+            )
+    return [m.name for m in missing]
+
+
+async def _applied(connection: psycopg.AsyncConnection) -> dict[str, str]:
+    found = await connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
+    row = await found.fetchone()
+    if not (row and row[0]):
+        return {}
+    rows = await connection.execute("SELECT name, digest FROM schema_migrations")
+    return dict(await rows.fetchall())
+
+
+def _refuse_drift(applied: dict[str, str], migrations: list[Migration]) -> None:
+    known = {m.name: m.digest for m in migrations}
+    newer = sorted(set(applied) - set(known))
+    if newer:
+        message = f"the database has migrations that this version does not know ({', '.join(newer)}); use a newer Stepwell"
+        raise SchemaError(message)
+    changed = sorted(name for name, digest in applied.items() if known[name] != digest)
+    if changed:
+        message = f"these migrations were changed after they were applied: {', '.join(changed)}; restore the files"
+        raise SchemaError(message)

@@ -1,0 +1,164 @@
+-- The run protocol: who owns a run, what is written of it, how it ends, parks and wakes. One page; each rule is held by
+-- a test that interleaves two connections (tests/integration/test_protocol_races.py).
+--
+-- Every statement over a set of ids carries `id = ANY(…::uuid[])`, so that partitions are pruned while planning, and
+-- is sent unprepared, so that it is planned for its values.
+
+-- name: claim
+-- Queued runs among the offered ids become this worker's, under a new fence. Nothing of their history is returned: this
+-- statement's snapshot may be older than the lock that it waited for. Suspects are claimed one at a time, below.
+UPDATE runs AS r
+SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
+    claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status = 'queued' AND r.suspicion = 0
+  AND r.revision_id <> ALL(%(unsupported)s::bigint[])
+RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion;
+
+-- name: claim_oldest
+-- The way without Redis: up to `share` of the oldest queued runs of each namespace, in turn, past locked ones.
+WITH RECURSIVE spaces AS (
+  (SELECT namespace FROM runs WHERE finished_at IS NULL ORDER BY namespace LIMIT 1)
+  UNION ALL
+  SELECT (SELECT r.namespace FROM runs r WHERE r.finished_at IS NULL AND r.namespace > s.namespace
+          ORDER BY r.namespace LIMIT 1)
+  FROM spaces s WHERE s.namespace IS NOT NULL
+), picked AS MATERIALIZED (
+  SELECT oldest.id FROM spaces s, LATERAL (
+    SELECT r.id FROM runs r
+    WHERE r.finished_at IS NULL AND r.namespace = s.namespace AND r.status = 'queued' AND r.suspicion = 0
+      AND r.revision_id <> ALL(%(unsupported)s::bigint[])
+    ORDER BY r.id LIMIT %(share)s
+    FOR NO KEY UPDATE SKIP LOCKED) AS oldest
+  LIMIT %(limit)s
+)
+UPDATE runs AS r
+SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
+    claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
+FROM picked p
+WHERE r.id = p.id AND r.status = 'queued'
+RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion;
+
+-- name: claim_suspect
+WITH picked AS MATERIALIZED (
+  SELECT id FROM runs WHERE suspicion > 0 AND finished_at IS NULL AND status = 'queued'
+  ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE runs AS r
+SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
+    claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
+FROM picked p
+WHERE r.id = p.id AND r.status = 'queued'
+RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion;
+
+-- name: claimed
+-- What a claim took whose answer was lost, by the token that its client made.
+SELECT r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion
+FROM runs r
+WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)s AND r.claim_token = %(token)s;
+
+-- name: attempts
+-- A claimed run's history, in a statement of its own: its snapshot is newer than the claim.
+SELECT s.run_id::text, s.step, s.attempt, s.status, s.output_data::text, s.error::text, s.http::text,
+  (extract(epoch FROM s.finished_at) * 1000000)::bigint, (extract(epoch FROM s.retry_at) * 1000000)::bigint
+FROM run_steps s
+WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.item_index = -1
+ORDER BY s.run_id, s.finished_at, s.attempt;
+
+-- name: flush
+-- Everything that this worker's runs have to say, in one statement. It begins by locking the runs that are still owned;
+-- every write joins that lock, so a worker that lost a run writes nothing of it. A success is void once a cancel is
+-- acknowledged, and a park once something woke the run: the answer tells the worker, which decides anew.
+WITH entries AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
+), owned AS MATERIALIZED (
+  SELECT r.id, r.fence, r.wakes, r.cancel_requested_at IS NOT NULL AS cancelled
+  FROM runs r JOIN entries e ON e.id = r.id AND e.fence = r.fence
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.worker_id = %(worker)s AND r.status = 'running'
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r
+), recorded AS (
+  INSERT INTO run_steps (run_id, fence, step, attempt, status, started_at, finished_at, retry_at,
+                         input_from, input_data, output_data, error, http)
+  SELECT o.id, o.fence, s.step, s.attempt, s.status,
+         to_timestamp(s.started_at / 1e6), to_timestamp(s.finished_at / 1e6), to_timestamp(s.retry_at / 1e6),
+         s.input_from, s.input, s.output, s.error, s.http
+  FROM json_to_recordset(%(attempts)s::json) AS s (
+    run_id uuid, step text, attempt smallint, status text, started_at bigint, finished_at bigint, retry_at bigint,
+    input_from json, input json, output json, error json, http json)
+  JOIN owned o ON o.id = s.run_id
+  ON CONFLICT DO NOTHING
+), ended AS (
+  UPDATE runs AS r
+  SET status = e.status, finished_at = to_timestamp(e.finished_at / 1e6),
+      expires_at = to_timestamp(e.finished_at / 1e6 + e.retain),
+      output_data = e.output, output_from = e.output_from, error = e.error
+  FROM json_to_recordset(%(ends)s::json) AS e (
+    id uuid, status text, finished_at bigint, retain double precision, output json, output_from text, error json)
+  JOIN owned o ON o.id = e.id
+  WHERE r.id = e.id AND r.id = ANY(%(ids)s::uuid[]) AND NOT (e.status = 'succeeded' AND o.cancelled)
+  RETURNING r.id
+), parked AS (
+  UPDATE runs AS r
+  SET status = CASE WHEN p.due_at IS NOT NULL AND o.wakes = p.wakes THEN 'waiting' ELSE 'queued' END
+  FROM json_to_recordset(%(parks)s::json) AS p (id uuid, wakes integer, due_at bigint)
+  JOIN owned o ON o.id = p.id
+  WHERE r.id = p.id AND r.id = ANY(%(ids)s::uuid[]) AND NOT (p.due_at IS NOT NULL AND o.cancelled)
+  RETURNING r.id, r.status, p.due_at
+), timed AS (
+  INSERT INTO timers (run_id, due_at)
+  SELECT p.id, to_timestamp(p.due_at / 1e6) FROM parked p WHERE p.status = 'waiting'
+  ON CONFLICT (run_id) DO UPDATE SET due_at = excluded.due_at
+)
+SELECT o.id::text, o.cancelled, o.wakes, e.id IS NOT NULL, p.status
+FROM owned o LEFT JOIN ended e ON e.id = o.id LEFT JOIN parked p ON p.id = o.id;
+
+-- name: cancel
+-- Acknowledged by its commit. What no worker holds ends here; a running run hears of it with its next flush or beat.
+WITH locked AS MATERIALIZED (
+  SELECT r.id FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND r.finished_at IS NULL
+  ORDER BY r.id FOR NO KEY UPDATE
+), untimed AS (
+  DELETE FROM timers t USING locked l WHERE t.run_id = l.id
+)
+UPDATE runs AS r
+SET cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp()),
+    status = CASE WHEN r.status = 'running' THEN r.status ELSE 'cancelled' END,
+    finished_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp() END,
+    expires_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp() + v.retain_failed END
+FROM locked l, workflow_revisions v
+WHERE r.id = l.id AND r.id = ANY(%(ids)s::uuid[]) AND v.id = r.revision_id
+RETURNING r.id::text, r.status;
+
+-- name: wake
+-- The cause of a wake and the wake are one transaction; a run that is being parked right now sees that `wakes` moved.
+UPDATE runs AS r
+SET wakes = r.wakes + 1, status = CASE WHEN r.status = 'waiting' THEN 'queued' ELSE r.status END
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.finished_at IS NULL
+RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status;
+
+-- name: owned
+-- What the database says that this worker owns; it compares that with its memory.
+SELECT r.id::text, r.fence FROM runs r
+WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)s;
+
+-- name: hand_back
+-- Runs that the worker owns on paper only go back into the queue, with no recovery counted.
+UPDATE runs AS r
+SET status = 'queued'
+FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id = e.id AND r.fence = e.fence
+  AND r.worker_id = %(worker)s AND r.status = 'running'
+RETURNING r.id::text;
+
+-- name: cancelling
+SELECT r.id::text FROM runs r
+WHERE r.cancel_requested_at IS NOT NULL AND r.finished_at IS NULL AND r.status = 'running'
+  AND r.worker_id = %(worker)s;
+
+-- name: run_status
+SELECT r.id::text, r.status FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]);

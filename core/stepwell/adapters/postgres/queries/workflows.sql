@@ -1,0 +1,29 @@
+-- Workflows and their revisions.
+
+-- name: apply_workflow
+-- Applied again after a deletion, the row and so the history go on. A revision that stood before is used again.
+WITH applied AS (
+  INSERT INTO workflows AS w (namespace, name, suspended) VALUES (%(namespace)s, %(name)s, %(suspended)s)
+  ON CONFLICT (namespace, name) DO UPDATE SET suspended = excluded.suspended, updated_at = now(), deleted_at = NULL
+  RETURNING w.id
+)
+INSERT INTO workflow_revisions AS v (workflow_id, hash, spec, features, retain_succeeded, retain_failed)
+SELECT a.id, %(hash)s, %(spec)s::json, %(features)s::text[],
+       make_interval(secs => %(retain_succeeded)s), make_interval(secs => %(retain_failed)s)
+FROM applied a
+ON CONFLICT (workflow_id, hash) DO NOTHING;
+
+-- name: activate_revision
+UPDATE workflows w SET active_revision_id = v.id, updated_at = now()
+FROM workflow_revisions v
+WHERE w.namespace = %(namespace)s AND w.name = %(name)s AND v.workflow_id = w.id AND v.hash = %(hash)s
+RETURNING w.id, v.id, w.suspended;
+
+-- name: active_workflow
+SELECT w.id, w.active_revision_id, w.suspended FROM workflows w
+WHERE w.namespace = %(namespace)s AND w.name = %(name)s AND w.deleted_at IS NULL AND w.active_revision_id IS NOT NULL;
+
+-- name: revision
+SELECT v.id, v.workflow_id, w.namespace, w.name, v.features, v.spec::text
+FROM workflow_revisions v JOIN workflows w ON w.id = v.workflow_id
+WHERE v.id = %(revision)s;

@@ -1,0 +1,136 @@
+"""The run protocol on PostgreSQL: ``RunStore`` of the engine, one statement a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import orjson
+
+from stepwell.adapters.postgres import queries
+from stepwell.adapters.postgres.session import Row, Session
+from stepwell.domain.errors import NotFoundError
+from stepwell.engine.ports import (
+    AttemptRecord,
+    ClaimedRun,
+    FlushEntry,
+    Kept,
+    RecordedAttempt,
+    StoredRevision,
+)
+
+_SQL = queries.load("runs")
+_REVISION = queries.load("workflows")["revision"]
+
+
+def uuid_array(ids: Iterable[str]) -> str:
+    """The text of a uuid[]: sent with an unknown type, it is a constant to the planner."""
+    return "{" + ",".join(ids) + "}"
+
+
+def _fragment(document: bytes | None) -> orjson.Fragment | None:
+    return None if document is None else orjson.Fragment(document)
+
+
+class PostgresRunStore:
+    """Claims and flushes go over a session each, so that neither waits for the other."""
+
+    def __init__(self, claims: Session, journal: Session) -> None:
+        self._claims = claims
+        self._journal = journal
+        self.unsupported: set[int] = set()
+
+    async def claim(self, worker: int, ids: Sequence[str], token: int) -> list[ClaimedRun]:
+        """See RunStore."""
+        params = {"worker": worker, "ids": uuid_array(ids), "token": token, "unsupported": sorted(self.unsupported)}
+        return _runs(await self._claims.execute(_SQL["claim"], params))
+
+    async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
+        """See RunStore."""
+        params = {"worker": worker, "token": token, "limit": limit, "share": limit, "unsupported": sorted(self.unsupported)}
+        return _runs(await self._claims.execute(_SQL["claim_oldest"], params))
+
+    async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
+        """See RunStore."""
+        return _runs(await self._claims.execute(_SQL["claim_suspect"], {"worker": worker, "token": token}))
+
+    async def claimed(self, worker: int, token: int) -> list[ClaimedRun]:
+        """See RunStore."""
+        return _runs(await self._claims.execute(_SQL["claimed"], {"worker": worker, "token": token}))
+
+    async def attempts(self, ids: Sequence[str]) -> list[RecordedAttempt]:
+        """See RunStore."""
+        rows = await self._claims.execute(_SQL["attempts"], {"ids": uuid_array(ids)})
+        return [RecordedAttempt(*row) for row in rows]
+
+    async def revision(self, revision_id: int) -> StoredRevision:
+        """See RunStore."""
+        rows = await self._claims.execute(_REVISION, {"revision": revision_id})
+        if not rows:
+            message = f"there is no revision {revision_id}"
+            raise NotFoundError(message)
+        return StoredRevision(*rows[0])
+
+    async def flush(self, worker: int, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
+        """See RunStore."""
+        params = {"worker": worker, "ids": uuid_array(e.run_id for e in entries), **flush_sets(entries)}
+        rows = await self._journal.execute(_SQL["flush"], params)
+        return {row[0]: Kept(row[1], row[2], row[3], row[4]) for row in rows}
+
+    async def owned(self, worker: int) -> dict[str, int]:
+        """See RunStore."""
+        rows = await self._claims.execute(_SQL["owned"], {"worker": worker})
+        return {row[0]: row[1] for row in rows}
+
+    async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
+        """See RunStore."""
+        record_set = orjson.dumps([{"id": i, "fence": f} for i, f in runs.items()]).decode()
+        rows = await self._claims.execute(
+            _SQL["hand_back"], {"worker": worker, "ids": uuid_array(runs), "runs": record_set}
+        )
+        return [row[0] for row in rows]
+
+
+def _runs(rows: list[Row]) -> list[ClaimedRun]:
+    return [ClaimedRun(*row) for row in rows]
+
+
+def flush_sets(entries: Sequence[FlushEntry]) -> dict[str, str]:
+    """The record sets of a flush, one JSON parameter each."""
+    ends = [
+        {
+            "id": e.run_id,
+            "status": e.end.status,
+            "finished_at": e.end.finished_at,
+            "retain": e.end.retain,
+            "output": _fragment(e.end.output),
+            "output_from": e.end.output_from,
+            "error": _fragment(e.end.error),
+        }
+        for e in entries
+        if e.end is not None
+    ]
+    parks = [{"id": e.run_id, "wakes": e.park.wakes, "due_at": e.park.due_at} for e in entries if e.park is not None]
+    return {
+        "runs": orjson.dumps([{"id": e.run_id, "fence": e.fence} for e in entries]).decode(),
+        "attempts": orjson.dumps([_attempt_row(e.run_id, a) for e in entries for a in e.attempts]).decode(),
+        "ends": orjson.dumps(ends).decode(),
+        "parks": orjson.dumps(parks).decode(),
+    }
+
+
+def _attempt_row(run_id: str, attempt: AttemptRecord) -> dict[str, object]:
+    row: dict[str, object] = {
+        "run_id": run_id,
+        "step": attempt.step,
+        "attempt": attempt.attempt,
+        "status": attempt.status,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+    }
+    if attempt.retry_at is not None:
+        row["retry_at"] = attempt.retry_at
+    for name in ("input_from", "input", "output", "error", "http"):
+        document = getattr(attempt, name)
+        if document is not None:
+            row[name] = orjson.Fragment(document)
+    return row

@@ -1,0 +1,198 @@
+"""What the engine asks of the world: the records that it exchanges with a store, and the Protocols to implement.
+
+Wall times are integer microseconds of the database's clock, ids are text. Every method of a Protocol raises
+UnavailableError where the other side did not answer; after it, it is unknown whether the call took effect, so each can
+be repeated or read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from stepwell.domain.states import RunStatus, StepStatus
+
+RUN_INPUT = "$run"
+"""The origin of a value that is the run's input; other origins are names of steps."""
+
+
+class ClaimedRun(NamedTuple):
+    """A run that this worker owns until it ends, parks or loses the fence. ``input`` is JSON text."""
+
+    id: str
+    fence: int
+    workflow_id: int
+    revision_id: int
+    namespace: str
+    trigger: str
+    input: str
+    created_at: int
+    wakes: int
+    claims: int
+    suspicion: int
+
+
+class RecordedAttempt(NamedTuple):
+    """One attempt that is durable already. JSON values are text."""
+
+    run_id: str
+    step: str
+    attempt: int
+    status: str
+    output: str | None
+    error: str | None
+    http: str | None
+    finished_at: int
+    retry_at: int | None
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One attempt to be recorded. JSON values are serialised bytes; an input is either a value or a reference."""
+
+    step: str
+    attempt: int
+    status: StepStatus
+    started_at: int
+    finished_at: int
+    retry_at: int | None = None
+    input_from: bytes | None = None
+    input: bytes | None = None
+    output: bytes | None = None
+    error: bytes | None = None
+    http: bytes | None = None
+
+
+@dataclass(slots=True)
+class End:
+    """How a run ends. ``output_from`` names the step whose output is the run's."""
+
+    status: RunStatus
+    finished_at: int
+    retain: float
+    output: bytes | None = None
+    output_from: str | None = None
+    error: bytes | None = None
+
+
+@dataclass(slots=True)
+class Park:
+    """The run leaves the worker: until ``due_at``, or (None) back into the queue at once."""
+
+    wakes: int
+    due_at: int | None
+
+
+@dataclass(slots=True)
+class FlushEntry:
+    """What one run contributes to a flush: attempts, then at most one of an end and a park."""
+
+    run_id: str
+    fence: int
+    attempts: Sequence[AttemptRecord] = ()
+    end: End | None = None
+    park: Park | None = None
+
+
+class Kept(NamedTuple):
+    """The answer for a run that was still owned. ``requeued``: it parked, but was woken meanwhile, so it is queued."""
+
+    cancelled: bool
+    wakes: int
+    ended: bool
+    requeued: bool
+
+
+class RunStore(Protocol):
+    """The run protocol (docs/architecture.md), as a worker uses it."""
+
+    async def claim(self, worker: int, ids: Sequence[str], token: int) -> list[ClaimedRun]:
+        """Own what is still queued among ``ids``; suspects stay where they are."""
+
+    async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
+        """Own up to ``limit`` queued runs without being told their ids, in turn over the namespaces."""
+
+    async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
+        """Own the oldest queued suspect, if there is one."""
+
+    async def claimed(self, worker: int, token: int, ids: Sequence[str] | None) -> list[ClaimedRun]:
+        """Read back what a claim with this token took, after its answer was lost."""
+
+    async def attempts(self, ids: Sequence[str]) -> list[RecordedAttempt]:
+        """The durable attempts of these runs, oldest first."""
+
+    async def revision(self, revision_id: int) -> StoredRevision:
+        """One revision. Raises NotFoundError."""
+
+    async def flush(self, worker: int, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
+        """Write all entries in one transaction. Runs that are absent from the answer were no longer owned.
+
+        Raises DataRefusedError where a row was refused; then nothing was written.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRun:
+    """What the ready queue is told of a run."""
+
+    id: str
+    namespace: str
+    created_ms: int
+    priority: str = "Normal"
+
+
+class ReadyQueue(Protocol):
+    """The disposable accelerator: it holds ids only, and whatever it loses is added again."""
+
+    async def add(self, items: Sequence[ReadyRun]) -> None:
+        """Offer runs to the workers; adding twice does no harm."""
+
+    async def take(self, n: int) -> list[str]:
+        """Take up to ``n`` ids."""
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait for work for up to ``timeout`` seconds; whether there may be some."""
+
+
+@dataclass(slots=True)
+class NewRun:
+    """A run to be accepted. ``input`` is serialised JSON; ``id`` is made by the caller."""
+
+    id: str
+    workflow_id: int
+    revision_id: int
+    namespace: str
+    trigger: str
+    input: bytes
+    created_at: int
+    priority: str = "Normal"
+    key: str | None = None
+    event_id: str | None = None
+
+
+class Accepted(NamedTuple):
+    """The run that a start led to: ``id`` is the first run's where the key was used before."""
+
+    id: str
+    repeated: bool
+    input_differs: bool
+
+
+class StoredRevision(NamedTuple):
+    """A revision as it is stored; ``spec`` is JSON text."""
+
+    id: int
+    workflow_id: int
+    namespace: str
+    workflow: str
+    features: list[str]
+    spec: str
+
+
+class ActiveWorkflow(NamedTuple):
+    """A workflow and its active revision."""
+
+    workflow_id: int
+    revision_id: int
+    suspended: bool
