@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from stepwell.domain.retry import StepFailure
+if TYPE_CHECKING:
+    from stepwell.domain.retry import StepFailure
 
 Headers = tuple[tuple[str, str], ...]
 """Name and value of every header, in order; a name may repeat."""
@@ -47,8 +48,8 @@ class HttpResponse:
 class HttpClient(Protocol):
     """Performs one exchange: no redirects, no cookies, no second try."""
 
-    async def send(self, request: HttpRequest, *, timeout: float, max_bytes: int) -> HttpResponse:
-        """Send the request; the whole exchange ends within ``timeout`` seconds, the body within ``max_bytes``.
+    async def send(self, request: HttpRequest, *, seconds: float, max_bytes: int) -> HttpResponse:
+        """Send the request; the whole exchange ends within ``seconds``, the body within ``max_bytes``.
 
         Raises StepFailure where there was no answer; its ``sent`` is False only where no byte left this machine.
         """

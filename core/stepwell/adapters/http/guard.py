@@ -86,8 +86,9 @@ _IPV6 = tuple(
 )
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _MAPPED = IPv6Network("::ffff:0:0/96")
-_EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))
-"""NAT64, IPv4-translated and IPv4-compatible: an IPv4 address in the last 32 bits."""
+_NAT64 = IPv6Network("64:ff9b::/96")
+_EMBEDDING = (_NAT64, *map(IPv6Network, ("::ffff:0:0:0/96", "::/96")))
+"""NAT64, IPv4-translated and IPv4-compatible: an IPv4 address in the last 32 bits. Only NAT64 is in use."""
 _PUBLIC_ONLY = AddressPolicy()
 
 
@@ -115,8 +116,9 @@ def _refusal6(ip: IPv6Address, policy: AddressPolicy) -> str | None:
     if any(ip in network for network in _EMBEDDING):
         # What is allowed on this machine is not what a translator may be asked to reach for us.
         inner = refusal(_last32(ip), _PUBLIC_ONLY)
-        return inner and f"{inner} ({_last32(ip)}) inside an IPv6 address"
-    return None if ip in _GLOBAL_UNICAST else "a reserved address"
+        if inner is not None:
+            return f"{inner} ({_last32(ip)}) inside an IPv6 address"
+    return None if ip in _GLOBAL_UNICAST or ip in _NAT64 else "a reserved address"
 
 
 def _judge(what: str | None, policy: AddressPolicy) -> str | None:

@@ -1,0 +1,139 @@
+"""Connections that only ever reach allowed addresses.
+
+Two doors of aiohttp, both public, are guarded. The resolver looks a name up once and refuses it unless *all* of its
+addresses are allowed. The socket factory sees the very address that is connected to next, also where the host of a URL
+is a literal address, which no resolver sees. So there is no moment between the check and the use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import TCPConnector
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from stepwell.adapters.http.guard import AddressPolicy, refusal
+
+if TYPE_CHECKING:
+    from aiohttp import ClientRequest, ClientTimeout
+    from aiohttp.connector import AddrInfoType, Connection
+    from aiohttp.tracing import Trace
+
+MAX_CONNECTIONS = 500  # as many as a worker's effects in flight
+IDLE_SECONDS = 2.0  # shorter than the common servers' own (gunicorn 2, uvicorn and Node 5): see docs/adr/0003
+DNS_CACHE_SECONDS = 5
+LOOKUP_THREADS = 16
+
+Lookup = Callable[[str, int], Awaitable[list[str]]]
+"""The addresses of a host name. Raises OSError."""
+
+
+class AddressRefusedError(OSError):
+    """The address may not be reached. An OSError, because aiohttp lets nothing else through its connect."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """``sent`` is False only while there is no connection yet: until then no byte of the request left."""
+
+    sent: bool = True
+
+
+current_exchange: ContextVar[Exchange | None] = ContextVar("current_exchange", default=None)
+
+
+class GuardedConnector(TCPConnector):
+    """A pool of connections to allowed addresses."""
+
+    def __init__(self, policy: AddressPolicy, lookup: Lookup | None = None) -> None:
+        self._policy = policy
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, "stepwell-dns")
+        super().__init__(
+            resolver=_GuardedResolver(policy, lookup or self._system_lookup),
+            socket_factory=self._open_socket,
+            ttl_dns_cache=DNS_CACHE_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
+            limit=MAX_CONNECTIONS,
+        )
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> Connection:
+        """A connection from the pool or a new one."""
+        exchange = current_exchange.get()
+        if exchange is None:
+            return await super().connect(req, traces, timeout)
+        exchange.sent = False
+        connection = await super().connect(req, traces, timeout)
+        exchange.sent = True
+        return connection
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close every connection; look-ups under way are left to end by themselves."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+        await super().close(abort_ssl=abort_ssl)
+
+    def _open_socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, sockaddr = info
+        _check(str(sockaddr[0]), self._policy)
+        return socket.socket(family, kind, protocol)
+
+    async def _system_lookup(self, host: str, port: int) -> list[str]:
+        # A pool of our own: uvloop resolves in four threads that the whole process shares.
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, _getaddrinfo, host, port)
+
+
+class _GuardedResolver(AbstractResolver):
+    def __init__(self, policy: AddressPolicy, lookup: Lookup) -> None:
+        self._policy = policy
+        self._lookup = lookup
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature
+    ) -> list[ResolveResult]:
+        addresses = await self._lookup(host, port)
+        for address in addresses:
+            _check(address, self._policy, host)
+        return [_result(host, address, port) for address in addresses]
+
+    async def close(self) -> None:
+        pass
+
+
+def _check(address: str, policy: AddressPolicy, host: str | None = None) -> None:
+    why = refusal(address, policy)
+    if why is None:
+        return
+    subject = address if host is None else f"{host} resolves to {address}, which"
+    message = f"{subject} is {why}; httpCall reaches public addresses only"
+    raise AddressRefusedError(message)
+
+
+def _getaddrinfo(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    except UnicodeError as exc:
+        raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {exc}") from exc
+    return [_with_zone(info[4]) for info in found]
+
+
+def _with_zone(sockaddr: tuple[object, ...]) -> str:
+    address = str(sockaddr[0])
+    return f"{address}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] and "%" not in address else address
+
+
+def _result(host: str, address: str, port: int) -> ResolveResult:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
