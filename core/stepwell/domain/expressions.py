@@ -2,54 +2,159 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
+from stepwell.domain import cel_ast, cel_messages
+from stepwell.domain.cel_library import CelError, Program, parse
+from stepwell.domain.cel_names import ALIAS, Names, qualify_has, resolve
+from stepwell.domain.cel_paths import Path, kind_of
+from stepwell.domain.cel_tokens import tokenize
 from stepwell.domain.documents import JsonValue
+from stepwell.domain.errors import EvaluationError, ExpressionError
+from stepwell.domain.scope import STEP_VARIABLES, TRIGGER_VARIABLES, Scope
 
-STEP_VARIABLES = frozenset({"input", "run", "steps", "item", "index", "error"})
-TRIGGER_VARIABLES = frozenset({"body", "headers", "query", "method", "event", "trigger"})
+if TYPE_CHECKING:
+    from datetime import datetime
 
+__all__ = ["STEP_VARIABLES", "TRIGGER_VARIABLES", "Context", "Expression", "Scope", "compile_expression"]
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which names an expression may use at one place of a manifest.
-
-    ``steps`` are the step's transitive predecessors, ``declared`` all steps of the workflow (to tell a typo from a
-    step that does not come before). With ``bare``, a free identifier ``x`` means ``input.x``; ``fields`` are the names
-    that the input is known to have, None where its shape is not known.
-    """
-
-    variables: frozenset[str]
-    steps: frozenset[str] = frozenset()
-    declared: frozenset[str] = frozenset()
-    bare: bool = False
-    fields: frozenset[str] | None = None
+MAX_LENGTH = 4096
+MAX_MACROS = 8
+SHOWN = 120  # characters of an expression that an error message repeats
 
 
 class Context:
-    """The values that the expressions of one step see, shared by all of them."""
+    """The values that the expressions of one step see, shared by all of them; they must not change.
+
+    ``steps`` maps a step's name to an object with ``output``, ``status``, ``error`` and ``http``. ``now`` is what
+    ``now()`` returns; it knows its time zone.
+    """
+
+    __slots__ = ("now", "variables")
 
     def __init__(self, variables: Mapping[str, JsonValue], *, now: datetime) -> None:
-        raise NotImplementedError
+        self.variables = variables
+        self.now = now
+
+
+Evaluate: TypeAlias = Callable[[Context], JsonValue]
 
 
 class Expression:
-    """A compiled expression. ``variables`` are the scope's variables that it reads (a bare name reads ``input``)."""
+    """A compiled expression. ``variables`` are the scope's variables that it reads (a bare name reads ``input``).
 
-    text: str
-    variables: frozenset[str]
+    A value may be a part of the context itself, so it must not be changed in place.
+    """
+
+    __slots__ = ("_evaluate", "text", "variables")
+
+    def __init__(self, text: str, variables: frozenset[str], evaluate: Evaluate) -> None:
+        self.text = text
+        self.variables = variables
+        self._evaluate = evaluate
 
     def evaluate(self, context: Context) -> JsonValue:
         """The value as JSON. Raises EvaluationError, naming the expression and the key that is missing."""
-        raise NotImplementedError
+        return self._evaluate(context)
 
     def test(self, context: Context) -> bool:
         """The value of a condition. Raises EvaluationError where it is not a boolean."""
-        raise NotImplementedError
+        value = self._evaluate(context)
+        if value is True or value is False:
+            return value
+        message = f"{_shown(self.text)}: a condition is true or false, but this is {kind_of(value)}"
+        raise EvaluationError(message)
 
 
+@lru_cache(maxsize=4096)
 def compile_expression(text: str, scope: Scope) -> Expression:
     """Compile one expression. Raises ExpressionError for its syntax or for a name that it may not use."""
-    raise NotImplementedError
+    try:
+        names, program = _compile(text, scope)
+    except ExpressionError as exc:
+        message = f"{_shown(text)}: {exc}"
+        raise ExpressionError(message) from exc
+    variables = frozenset(binding.path.root for binding in names.bindings)
+    if names.whole is not None:
+        return Expression(text, variables, _reader(text, names.whole))
+    return Expression(text, variables, _runner(text, names, program))
+
+
+def _compile(text: str, scope: Scope) -> tuple[Names, Program]:
+    if len(text) > MAX_LENGTH:
+        message = f"it has {len(text):,} characters; at most {MAX_LENGTH:,} are allowed"
+        raise ExpressionError(message)
+    if not text.strip():
+        raise ExpressionError("it is empty")
+    if any(0xD800 <= ord(char) < 0xE000 for char in text) or "\0" in text:
+        raise ExpressionError("it holds a NUL character or half of a character")
+    text = qualify_has(text, tokenize(text), scope)
+    try:
+        tree = parse(text)
+    except CelError as exc:
+        raise ExpressionError(_compile_message(str(exc), columns=True)) from exc
+    _check_macros(tree)
+    names = resolve(text, tokenize(text), tree, scope)
+    try:
+        return names, Program(names.text)
+    except CelError as exc:
+        raise ExpressionError(_compile_message(str(exc), columns=False)) from exc
+
+
+def _check_macros(tree: cel_ast.Node) -> None:
+    count = sum(isinstance(node, cel_ast.Comprehension) for node in cel_ast.walk(tree))
+    if count > MAX_MACROS:
+        message = f"it has {count} macros such as map() and filter(); at most {MAX_MACROS} are allowed"
+        raise ExpressionError(message)
+
+
+def _compile_message(raw: str, *, columns: bool) -> str:
+    column, message = cel_messages.of_compilation(raw)[0]
+    return f"{message}, at character {column}" if columns and column else message
+
+
+def _reader(text: str, path: Path) -> Evaluate:
+    """A plain path needs no library."""
+    find = path.finder()
+
+    def evaluate(context: Context) -> JsonValue:
+        try:
+            return find(context.variables)
+        except (KeyError, TypeError, IndexError) as exc:
+            message = f"{_shown(text)}: {path.explain(context.variables)}"
+            raise EvaluationError(message) from exc
+
+    return evaluate
+
+
+def _runner(text: str, names: Names, program: Program) -> Evaluate:
+    finders = tuple((alias, binding.finder()) for binding, alias in names.bindings.items())
+    paths = {alias: binding.path for binding, alias in names.bindings.items()}
+
+    def evaluate(context: Context) -> JsonValue:
+        data: dict[str, object] = {}
+        variables = context.variables
+        for alias, find in finders:
+            try:
+                data[alias] = find(variables)
+            except (KeyError, TypeError, IndexError):
+                continue
+        if names.now:
+            data[f"{ALIAS}now"] = context.now
+        try:
+            return program.run(data)
+        except CelError as exc:
+            why = cel_messages.of_evaluation(str(exc), lambda alias: paths[alias].explain(variables))
+            message = f"{_shown(text)}: {why}"
+            raise EvaluationError(message) from exc
+        except ValueError as exc:
+            message = f"{_shown(text)}: {exc}"
+            raise EvaluationError(message) from exc
+
+    return evaluate
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
