@@ -191,6 +191,23 @@ CREATE FUNCTION add_partitions(first date, days integer) RETURNS integer LANGUAG
   FROM generate_series(0, days - 1) AS d
 $$;
 
+-- Drops one day of history if no run of it is left. A run is locked out of its last change by the lock itself.
+CREATE FUNCTION drop_day(day text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  left_over boolean;
+BEGIN
+  SET LOCAL lock_timeout = '200ms';
+  EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', 'runs_' || day);
+  EXECUTE format('SELECT EXISTS (SELECT FROM %I)', 'runs_' || day) INTO left_over;
+  IF left_over THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('DROP TABLE %I', 'runs_' || day);
+  EXECUTE format('DROP TABLE IF EXISTS %I', 'run_steps_' || day);
+  EXECUTE format('DROP TABLE IF EXISTS %I', 'trigger_events_' || day);
+  RETURN true;
+END $$;
+
 -- Two days back: an id is made by the process that accepts, whose clock may be a little behind.
 SELECT add_partitions((now() AT TIME ZONE 'UTC')::date - 2, 10);
 

@@ -1,0 +1,1 @@
+"""The worker: a process that claims runs and executes their steps."""

@@ -15,7 +15,8 @@ from stepwell.domain.template import Template
 class Step:
     """One compiled step. Sets of steps are bit masks over their positions in the list.
 
-    ``needs`` are the direct predecessors in the order of the manifest; ``ancestors`` all transitive ones; ``variables``
+    ``needs`` are the direct predecessors in the order of the manifest and ``direct`` their mask; ``ancestors`` is the mask of
+    all transitive ones; ``variables`` is
     what its expressions read; ``timeout`` is of one attempt, in seconds (None: none).
     """
 
@@ -23,6 +24,7 @@ class Step:
     name: str
     kind: str
     needs: tuple[int, ...]
+    direct: int
     ancestors: int
     condition: Expression | None
     action: PureAction | EffectAction

@@ -16,6 +16,9 @@ from stepwell.domain.states import RunStatus, StepStatus
 RUN_INPUT = "$run"
 """The origin of a value that is the run's input; other origins are names of steps."""
 
+PRIORITIES = {-1: "Low", 0: "Normal", 1: "High"}
+"""Priorities by the number that is stored."""
+
 
 class ClaimedRun(NamedTuple):
     """A run that this worker owns until it ends, parks or loses the fence. ``input`` is JSON text."""
@@ -94,18 +97,31 @@ class FlushEntry:
     end: End | None = None
     park: Park | None = None
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it adds to a flush."""
+        documents = [d for a in self.attempts for d in (a.input, a.output, a.error, a.http)]
+        if self.end is not None:
+            documents += [self.end.output, self.end.error]
+        return 200 * (1 + len(self.attempts)) + sum(len(d) for d in documents if d)
+
 
 class Kept(NamedTuple):
-    """The answer for a run that was still owned. ``requeued``: it parked, but was woken meanwhile, so it is queued."""
+    """The answer for a run that was still owned. ``parked`` is the status that it left the worker with, if it did."""
 
     cancelled: bool
     wakes: int
     ended: bool
-    requeued: bool
+    parked: str | None
 
 
 class RunStore(Protocol):
-    """The run protocol (docs/architecture.md), as a worker uses it."""
+    """The run protocol (docs/architecture.md), as a worker uses it.
+
+    Claims leave out runs of the revisions in ``unsupported``: this version of the worker cannot compile them.
+    """
+
+    unsupported: set[int]
 
     async def claim(self, worker: int, ids: Sequence[str], token: int) -> list[ClaimedRun]:
         """Own what is still queued among ``ids``; suspects stay where they are."""
@@ -116,7 +132,7 @@ class RunStore(Protocol):
     async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
         """Own the oldest queued suspect, if there is one."""
 
-    async def claimed(self, worker: int, token: int, ids: Sequence[str] | None) -> list[ClaimedRun]:
+    async def claimed(self, worker: int, token: int) -> list[ClaimedRun]:
         """Read back what a claim with this token took, after its answer was lost."""
 
     async def attempts(self, ids: Sequence[str]) -> list[RecordedAttempt]:
@@ -124,6 +140,12 @@ class RunStore(Protocol):
 
     async def revision(self, revision_id: int) -> StoredRevision:
         """One revision. Raises NotFoundError."""
+
+    async def owned(self, worker: int) -> dict[str, int]:
+        """The runs that the database says this worker owns, with their fences."""
+
+    async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
+        """Put owned runs (id and fence) back into the queue; returns those that were."""
 
     async def flush(self, worker: int, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
         """Write all entries in one transaction. Runs that are absent from the answer were no longer owned.
@@ -196,3 +218,79 @@ class ActiveWorkflow(NamedTuple):
     workflow_id: int
     revision_id: int
     suspended: bool
+
+
+class Reaped(NamedTuple):
+    """A run that a dead worker left; ``status`` is what it is now."""
+
+    run: ReadyRun
+    status: str
+    suspect: bool
+
+
+class UpkeepStore(Protocol):
+    """What the leader's jobs do to the database. Each is guarded, so that two leaders do no harm."""
+
+    async def lead(self, name: str, holder: int, term: float) -> bool:
+        """Take or renew a lease; whether ``holder`` has it. It falls to another after ``term`` seconds."""
+
+    async def resign(self, name: str, holder: int) -> None:
+        """Give a lease up."""
+
+    async def wake_due(self, limit: int) -> list[ReadyRun]:
+        """Wake runs whose timer is due; returns those that are queued now."""
+
+    async def next_timer(self) -> float | None:
+        """Seconds until the next timer is due, None where there is none."""
+
+    async def counters(self) -> dict[int, int]:
+        """The heartbeat counters of the workers that were not declared dead."""
+
+    async def declare_dead(self, worker: int, counter: int) -> bool:
+        """Declare a worker dead unless its counter moved; whether it is dead by this."""
+
+    async def reap(self, limit: int, deaths: int) -> list[Reaped]:
+        """Take running runs back whose worker is missing or dead; one that killed ``deaths`` workers fails."""
+
+    async def forget_workers(self) -> None:
+        """Delete rows of workers that are long dead."""
+
+    async def queued_after(self, namespace: str, run_id: str, limit: int) -> list[ReadyRun]:
+        """A page of queued runs older than two seconds, by namespace and id."""
+
+    async def wake_stranded(self, limit: int) -> list[ReadyRun]:
+        """Wake waiting runs that nothing would ever wake."""
+
+    async def add_partitions(self, days: int) -> int:
+        """Make the partitions of today and the following days; how many were missing."""
+
+    async def tomorrow_exists(self) -> bool:
+        """Whether tomorrow's partitions exist."""
+
+    async def expired_page(self, after: str, limit: int) -> tuple[list[str], str | None]:
+        """The expired runs of a page of the history, and where the next page begins (None: there is none)."""
+
+    async def delete_runs(self, ids: Sequence[str]) -> int:
+        """Delete expired runs with their steps."""
+
+    async def delete_keys(self, limit: int) -> int:
+        """Delete expired idempotency keys."""
+
+    async def past_days(self) -> list[str]:
+        """The days that are over and still have partitions, as YYYYMMDD."""
+
+    async def drop_day(self, day: str) -> bool:
+        """Drop a day's partitions if no run of it is left; whether they are gone."""
+
+
+class IntakeStore(Protocol):
+    """How runs get in."""
+
+    async def accept(self, runs: Sequence[NewRun]) -> dict[str, Accepted]:
+        """Accept a batch in one transaction, by the runs' own ids. Absent: the workflow's active revision is another.
+
+        Sending the same batch again changes nothing. Raises DataRefusedError where a row was refused.
+        """
+
+    async def active_workflow(self, namespace: str, name: str) -> ActiveWorkflow:
+        """A workflow's active revision. Raises NotFoundError."""

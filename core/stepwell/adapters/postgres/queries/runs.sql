@@ -155,10 +155,5 @@ WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id = e.id AND r.fence = e.fence
   AND r.worker_id = %(worker)s AND r.status = 'running'
 RETURNING r.id::text;
 
--- name: cancelling
-SELECT r.id::text FROM runs r
-WHERE r.cancel_requested_at IS NOT NULL AND r.finished_at IS NULL AND r.status = 'running'
-  AND r.worker_id = %(worker)s;
-
 -- name: run_status
 SELECT r.id::text, r.status FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]);

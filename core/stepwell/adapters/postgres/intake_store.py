@@ -1,0 +1,89 @@
+"""Intake on PostgreSQL: ``IntakeStore`` of the engine, and what applying a manifest does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from stepwell.adapters.postgres import queries
+from stepwell.adapters.postgres.session import Session
+from stepwell.domain.errors import NotFoundError
+from stepwell.engine.intake import input_hash
+from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, NewRun
+
+_ACCEPT = queries.load("intake")["accept"]
+_SQL = queries.load("workflows")
+_NUMBERS = {name: number for number, name in PRIORITIES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class NewRevision:
+    """A workflow as it is applied; ``spec`` is serialised JSON, retention in seconds."""
+
+    namespace: str
+    name: str
+    spec: bytes
+    hash: bytes
+    features: Sequence[str]
+    suspended: bool
+    retain_succeeded: float
+    retain_failed: float
+
+
+class PostgresIntakeStore:
+    """One session: batches go one after another, so that the next one gathers meanwhile."""
+
+    def __init__(self, session: Session, keep_keys: float = 86_400.0) -> None:
+        self._session = session
+        self._keep = f"{keep_keys} seconds"
+
+    async def accept(self, runs: Sequence[NewRun]) -> dict[str, Accepted]:
+        """See IntakeStore."""
+        params = {"runs": orjson.dumps([_row(run) for run in runs]).decode(), "keep": self._keep}
+        rows = await self._session.execute(_ACCEPT, params)
+        return {row[0]: Accepted(row[1], row[0] != row[1], row[2]) for row in rows}
+
+    async def active_workflow(self, namespace: str, name: str) -> ActiveWorkflow:
+        """See IntakeStore."""
+        rows = await self._session.execute(_SQL["active_workflow"], {"namespace": namespace, "name": name})
+        if not rows:
+            message = f"there is no workflow {namespace}/{name}"
+            raise NotFoundError(message)
+        return ActiveWorkflow(*rows[0])
+
+    async def apply(self, revision: NewRevision) -> ActiveWorkflow:
+        """Make this the workflow's active revision; the same spec again makes no new one."""
+        params = {
+            "namespace": revision.namespace,
+            "name": revision.name,
+            "suspended": revision.suspended,
+            "hash": revision.hash,
+            "spec": revision.spec.decode(),
+            "features": list(revision.features),
+            "retain_succeeded": revision.retain_succeeded,
+            "retain_failed": revision.retain_failed,
+        }
+        await self._session.execute(_SQL["apply_workflow"], params)
+        names = {key: params[key] for key in ("namespace", "name", "hash")}
+        rows = await self._session.execute(_SQL["activate_revision"], names)
+        return ActiveWorkflow(*rows[0])
+
+
+def _row(run: NewRun) -> dict[str, object]:
+    row: dict[str, object] = {
+        "id": run.id,
+        "workflow_id": run.workflow_id,
+        "revision_id": run.revision_id,
+        "namespace": run.namespace,
+        "trigger": run.trigger,
+        "priority": _NUMBERS[run.priority],
+        "created_at": run.created_at,
+        "input": orjson.Fragment(run.input),
+    }
+    if run.event_id is not None:
+        row["event_id"] = run.event_id
+    if run.key is not None:
+        row |= {"key": run.key, "input_hash": input_hash(run.input).hex()}
+    return row

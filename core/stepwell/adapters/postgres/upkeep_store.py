@@ -1,0 +1,116 @@
+"""The store of the leader's jobs, on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.adapters.postgres import queries
+from stepwell.adapters.postgres.run_store import uuid_array
+from stepwell.adapters.postgres.session import Row, Session
+from stepwell.domain.errors import ConflictError
+from stepwell.engine.ports import PRIORITIES, ReadyRun, Reaped
+
+_SQL = queries.load("maintenance")
+_RUNS = queries.load("runs")
+_LIVENESS = queries.load("liveness")
+
+
+class PostgresUpkeepStore:
+    """``UpkeepStore`` of the engine, one statement a method."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def lead(self, name: str, holder: int, term: float) -> bool:
+        """See UpkeepStore."""
+        params = {"name": name, "holder": holder, "term": f"{term} seconds"}
+        return bool(await self._session.execute(_SQL["lead"], params))
+
+    async def resign(self, name: str, holder: int) -> None:
+        """See UpkeepStore."""
+        await self._session.execute(_SQL["resign"], {"name": name, "holder": holder})
+
+    async def wake_due(self, limit: int) -> list[ReadyRun]:
+        """See UpkeepStore."""
+        return _ready(await self._session.execute(_SQL["wake_due"], {"limit": limit}))
+
+    async def wake(self, ids: Sequence[str]) -> list[ReadyRun]:
+        """See UpkeepStore."""
+        return _ready(await self._session.execute(_RUNS["wake"], {"ids": uuid_array(ids)}))
+
+    async def next_timer(self) -> float | None:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["next_timer"])
+        return rows[0][0] if rows else None
+
+    async def counters(self) -> dict[int, int]:
+        """See UpkeepStore."""
+        return {row[0]: row[1] for row in await self._session.execute(_SQL["counters"])}
+
+    async def declare_dead(self, worker: int, counter: int) -> bool:
+        """See UpkeepStore."""
+        params = {"worker": worker, "counter": counter}
+        return bool(await self._session.execute(_SQL["declare_dead"], params))
+
+    async def reap(self, limit: int, deaths: int) -> list[Reaped]:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["reap"], {"limit": limit, "deaths": deaths})
+        return [Reaped(_ready_run(row), row[4], row[5] > 0) for row in rows]
+
+    async def forget_workers(self) -> None:
+        """See UpkeepStore."""
+        await self._session.execute(_SQL["forget_workers"])
+
+    async def queued_after(self, namespace: str, run_id: str, limit: int) -> list[ReadyRun]:
+        """See UpkeepStore."""
+        params = {"namespace": namespace, "id": run_id, "limit": limit}
+        return _ready(await self._session.execute(_SQL["queued_after"], params))
+
+    async def wake_stranded(self, limit: int) -> list[ReadyRun]:
+        """See UpkeepStore."""
+        return _ready(await self._session.execute(_SQL["wake_stranded"], {"limit": limit}))
+
+    async def add_partitions(self, days: int) -> int:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["add_partitions"], {"days": days})
+        return int(rows[0][0])
+
+    async def tomorrow_exists(self) -> bool:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["tomorrow_exists"])
+        return bool(rows[0][0])
+
+    async def expired_page(self, after: str, limit: int) -> tuple[list[str], str | None]:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["expired_runs"], {"after": after, "limit": limit})
+        return [row[0] for row in rows if row[1]], rows[-1][0] if len(rows) == limit else None
+
+    async def delete_runs(self, ids: Sequence[str]) -> int:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["delete_runs"], {"ids": uuid_array(ids)})
+        return int(rows[0][0])
+
+    async def delete_keys(self, limit: int) -> int:
+        """See UpkeepStore."""
+        return len(await self._session.execute(_SQL["delete_keys"], {"limit": limit}))
+
+    async def past_days(self) -> list[str]:
+        """See UpkeepStore."""
+        return [row[0] for row in await self._session.execute(_SQL["past_days"])]
+
+    async def drop_day(self, day: str) -> bool:
+        """See UpkeepStore."""
+        try:
+            rows = await self._session.execute(_SQL["drop_day"], {"day": day})
+        except ConflictError:
+            return False
+        return bool(rows[0][0])
+
+
+def _ready(rows: list[Row]) -> list[ReadyRun]:
+    """Rows of (id, namespace, priority, created in ms, status) that are queued."""
+    return [_ready_run(row) for row in rows if row[4] == "queued"]
+
+
+def _ready_run(row: Row) -> ReadyRun:
+    return ReadyRun(row[0], row[1], row[3], PRIORITIES[row[2]])

@@ -1,0 +1,141 @@
+"""What a run does next: a pure function of its revision, what is known of it, and the time.
+
+``decide`` knows no I/O, no clock and no randomness; the engine observes, asks it, and carries out its commands. Sets of
+steps are bit masks over their positions, times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from stepwell.domain.revision import Revision
+from stepwell.domain.states import RunStatus
+
+PARK_AFTER = 2_000_000  # microseconds; a longer pause gives the slot back
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is known of a run that is being executed.
+
+    ``settled`` steps have their final result and ``durable`` ones are those of them that are committed; ``running`` ones
+    have an attempt in flight; ``retries`` are steps whose next attempt is due at a time. ``failed`` is a step that failed
+    for good, -1 if none. ``confirmed``: the claim was seen to stand at this very moment, so an effect may start.
+    """
+
+    settled: int = 0
+    durable: int = 0
+    running: int = 0
+    retries: tuple[tuple[int, int], ...] = ()
+    failed: int = -1
+    cancelled: bool = False
+    confirmed: bool = False
+    deadline: int = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run the next attempt of this step now."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Something with an effect could start: ask the store first whether the run is still ours and not cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Nothing to do before this time, but the slot is kept."""
+
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkUntil:
+    """Nothing of the run runs or can start before this time: give the slot back."""
+
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop the attempts in flight; their outcome no longer matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over."""
+
+    status: RunStatus
+
+
+Command: TypeAlias = Start | Confirm | Sleep | ParkUntil | Abort | Finish
+
+
+def decide(revision: Revision, known: Snapshot, now: int) -> list[Command]:
+    """The commands for this moment; none means: wait for what is in flight.
+
+    An effect starts only once every result that it transitively needs is durable and the claim is confirmed; pure steps
+    start at once, for they replay safely.
+    """
+    ending = _ending(known, now)
+    if ending is not None:
+        return _end(ending, known)
+    if known.settled == revision.all and not known.running:
+        return [Finish(RunStatus.SUCCEEDED)]
+    commands = _startable(revision, known, now)
+    return commands or _pause(known, now)
+
+
+def _ending(known: Snapshot, now: int) -> RunStatus | None:
+    if known.cancelled:
+        return RunStatus.CANCELLED
+    if known.failed >= 0:
+        return RunStatus.FAILED
+    return RunStatus.TIMED_OUT if now >= known.deadline else None
+
+
+def _end(status: RunStatus, known: Snapshot) -> list[Command]:
+    """After a failure attempts in flight finish and are recorded; a cancel or the run's timeout stops them."""
+    if not known.running:
+        return [Finish(status)]
+    return [] if status is RunStatus.FAILED else [Abort()]
+
+
+def _startable(revision: Revision, known: Snapshot, now: int) -> list[Command]:
+    starts: list[Command] = []
+    unconfirmed = False
+    pausing = 0
+    for index, due in known.retries:
+        if due > now:
+            pausing |= 1 << index
+    idle = revision.all & ~(known.settled | known.running | pausing)
+    while idle:
+        step = revision.steps[(idle & -idle).bit_length() - 1]
+        idle &= idle - 1
+        if step.direct & ~known.settled:
+            continue
+        if not step.effect:
+            starts.append(Start(step.index))
+        elif not step.ancestors & ~known.durable:
+            if known.confirmed:
+                starts.append(Start(step.index))
+            else:
+                unconfirmed = True
+    if unconfirmed:
+        starts.append(Confirm())
+    return starts
+
+
+def _pause(known: Snapshot, now: int) -> list[Command]:
+    later = [due for _, due in known.retries if due > now]
+    waiting_for_flush = known.settled & ~known.durable
+    if not later:
+        return []
+    due = min(*later, known.deadline)
+    if known.running or waiting_for_flush or due - now <= PARK_AFTER:
+        return [Sleep(due)]
+    return [ParkUntil(due)]

@@ -1,0 +1,289 @@
+"""Takes runs as slots come free, claims them and executes them; the host of all executions of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from stepwell.domain.errors import ConflictError, ManifestError, UnavailableError
+from stepwell.engine.backoff import Backoff
+from stepwell.engine.clock import Clock
+from stepwell.engine.execution import Execution
+from stepwell.engine.journal import Journal
+from stepwell.engine.ports import ClaimedRun, Kept, ReadyQueue, ReadyRun, RecordedAttempt, RunStore
+from stepwell.engine.revisions import LoadedRevision, Revisions
+from stepwell.engine.trust import Trust
+
+IDLE_WAIT = 5.0  # seconds that a worker without work listens before it asks again
+FALLBACK_PAUSE = 0.5  # seconds between looks into the database while Redis is away
+MAX_EFFECTS = 500
+MAX_BACKLOG = 2_000  # runs waiting for their flush, beyond which nothing is taken
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Dispatcher:
+    """At most ``slots`` runs at once. A run holds its slot until it has nothing left to execute, and stays known
+    (``active``) until its last flush is durable.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: int,
+        store: RunStore,
+        queue: ReadyQueue,
+        revisions: Revisions,
+        clock: Clock,
+        trust: Trust,
+        slots: int,
+        on_left: Callable[[Execution, Kept | None], None] | None = None,
+    ) -> None:
+        self._worker = worker
+        self._store = store
+        self._queue = queue
+        self._revisions = revisions
+        self._clock = clock
+        self._trust = trust
+        self._slots = slots
+        self._on_left = on_left
+        self.journal = Journal(lambda entries: store.flush(worker, entries))
+        self.active: dict[str, Execution] = {}
+        self._busy: set[str] = set()
+        self._suspect: Execution | None = None
+        self._freed = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._effects = asyncio.Semaphore(MAX_EFFECTS)
+        self._requeued: list[ReadyRun] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self.claims = 0
+
+    @property
+    def busy(self) -> int:
+        """How many slots are held."""
+        return len(self._busy)
+
+    # -- taking and claiming -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take, claim and execute until drained; cancelled to stop at once."""
+        backoff = Backoff()
+        while not self.draining:
+            free = await self._free()
+            try:
+                await self._fill(free)
+                backoff.reset()
+            except (UnavailableError, ConflictError) as exc:
+                log.warning("no runs could be claimed: %s", exc)
+                await backoff.pause()
+
+    async def _free(self) -> int:
+        while (free := self._slots - len(self._busy)) <= 0 or self.journal.backlog > MAX_BACKLOG:
+            self._freed.clear()
+            await self._freed.wait()
+        return free
+
+    async def _fill(self, free: int) -> None:
+        try:
+            ids = await self._queue.take(free)
+        except UnavailableError as exc:
+            await self._fall_back(free, exc)
+            return
+        if ids:
+            await self._begin(await self._claim(ids))
+        else:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        try:
+            await self._queue.wait(IDLE_WAIT * (0.8 + 0.4 * random.random()))  # noqa: S311 - spreads load
+        except UnavailableError:
+            await asyncio.sleep(FALLBACK_PAUSE * random.random())  # noqa: S311 - spreads load
+
+    async def _fall_back(self, free: int, why: UnavailableError) -> None:
+        log.warning("claiming straight from PostgreSQL: %s", why)
+        token = secrets.randbits(63)
+        runs = await self._certain(token, lambda: self._store.claim_oldest(self._worker, free, token))
+        await self._begin(runs)
+        if not runs:
+            await asyncio.sleep(FALLBACK_PAUSE * (0.5 + random.random()))  # noqa: S311 - spreads load
+
+    async def _claim(self, ids: Sequence[str]) -> list[ClaimedRun]:
+        token = secrets.randbits(63)
+        return await self._certain(token, lambda: self._store.claim(self._worker, ids, token))
+
+    async def _certain(
+        self, token: int, claim: Callable[[], Coroutine[Any, Any, list[ClaimedRun]]]
+    ) -> list[ClaimedRun]:
+        """Claim; if the answer is lost, read back by the token what the claim took."""
+        self.claims += 1
+        try:
+            return await claim()
+        except UnavailableError as exc:
+            log.warning("the answer to a claim was lost: %s", exc)
+        backoff = Backoff()
+        while True:
+            await backoff.pause()
+            try:
+                return await self._store.claimed(self._worker, token)
+            except UnavailableError:
+                continue
+
+    async def _begin(self, runs: Sequence[ClaimedRun]) -> None:
+        if not runs:
+            return
+        history = await self._history([run.id for run in runs if run.claims > 1])
+        for run in runs:
+            loaded = await self._load(run)
+            if loaded is None:
+                continue
+            execution = Execution(self, run, loaded, history.get(run.id, ()))
+            self.active[run.id] = execution
+            self._busy.add(run.id)
+            self._empty.clear()
+            if run.suspicion:
+                self._suspect = execution
+            execution.advance(confirmed=True)
+
+    async def _history(self, ids: list[str]) -> dict[str, list[RecordedAttempt]]:
+        history: dict[str, list[RecordedAttempt]] = {}
+        if ids:
+            for attempt in await self._patiently(lambda: self._store.attempts(ids)):
+                history.setdefault(attempt.run_id, []).append(attempt)
+        return history
+
+    async def _load(self, run: ClaimedRun) -> LoadedRevision | None:
+        """The run's compiled revision; None where this version of the worker cannot run it: others may."""
+        try:
+            return await self._patiently(lambda: self._revisions.get(run.revision_id))
+        except ManifestError as exc:
+            log.error("revision %d uses what this worker does not know: %s", run.revision_id, exc)  # noqa: TRY400
+            self._store.unsupported.add(run.revision_id)
+            await self._patiently(lambda: self._store.hand_back(self._worker, {run.id: run.fence}))
+            return None
+
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        backoff = Backoff()
+        while True:
+            try:
+                return await ask()
+            except (UnavailableError, ConflictError) as exc:
+                log.warning("claimed runs wait: %s", exc)
+                await backoff.pause()
+
+    # -- suspects ------------------------------------------------------------------------------------------------------
+
+    async def try_suspect(self) -> None:
+        """Claim one suspect, unless this worker has one that has not moved on yet."""
+        current = self._suspect
+        if self.draining or (current and current.run.id in self.active and not current.progressed):
+            return
+        token = secrets.randbits(63)
+        await self._begin(await self._certain(token, lambda: self._store.claim_suspect(self._worker, token)))
+
+    # -- the host of executions ----------------------------------------------------------------------------------------
+
+    def micros(self) -> int:
+        """See Host."""
+        return self._clock.micros()
+
+    def may_act(self) -> bool:
+        """See Host."""
+        return self._trust.holds()
+
+    def dirty(self, execution: Execution) -> None:
+        """See Host."""
+        self.journal.dirty(execution)
+
+    def later(self, delay: float, execution: Execution) -> asyncio.TimerHandle:
+        """See Host."""
+        return asyncio.get_running_loop().call_later(delay, execution.advance)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """See Host."""
+        return asyncio.get_running_loop().create_task(self._limited(work))
+
+    async def _limited(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with self._effects:
+                await work
+        finally:
+            work.close()
+
+    def idle(self, execution: Execution) -> None:
+        """See Host."""
+        self._busy.discard(execution.run.id)
+        self._freed.set()
+
+    def left(self, execution: Execution, kept: Kept | None) -> None:
+        """See Host."""
+        run = execution.run
+        if self.active.get(run.id) is execution:
+            del self.active[run.id]
+        self.journal.forget(execution)
+        self.idle(execution)
+        if not self.active:
+            self._empty.set()
+        if kept is not None and kept.parked == "queued" and not self.draining:
+            self._offer(ReadyRun(run.id, run.namespace, run.created_at // 1000))
+        if self._on_left is not None:
+            self._on_left(execution, kept)
+
+    def _offer(self, item: ReadyRun) -> None:
+        self._requeued.append(item)
+        if len(self._requeued) == 1:
+            task = asyncio.get_running_loop().create_task(self._offer_all())
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _offer_all(self) -> None:
+        items, self._requeued = self._requeued, []
+        try:
+            await self._queue.add(items)
+        except UnavailableError as exc:
+            log.warning("%d runs wait to be offered again: %s", len(items), exc)
+
+    # -- what the database and others say ------------------------------------------------------------------------------
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Runs of ours whose cancel was acknowledged."""
+        for run_id in ids:
+            execution = self.active.get(run_id)
+            if execution is not None:
+                execution.cancel()
+
+    def lost(self, ids: Sequence[str]) -> None:
+        """Runs that the database says are not ours."""
+        for run_id in ids:
+            execution = self.active.get(run_id)
+            if execution is not None:
+                execution.flushed(None)
+
+    async def drain(self, grace: float) -> None:
+        """Let effects in flight end for up to ``grace`` seconds, record them, and hand every run back."""
+        self.draining = True
+        self._freed.set()
+        for execution in list(self.active.values()):
+            execution.advance()
+        try:
+            async with asyncio.timeout(grace):
+                await self._empty.wait()
+        except TimeoutError:
+            await self._hand_back_all()
+
+    async def _hand_back_all(self) -> None:
+        left = list(self.active.values())
+        log.warning("the grace period is over; %d runs with a step in flight are handed back", len(left))
+        for execution in left:
+            execution.abandon()
+        await self._store.hand_back(self._worker, {e.run.id: e.run.fence for e in left})
+        for execution in left:
+            self.left(execution, None)

@@ -1,0 +1,344 @@
+"""One claimed run, executed: observes, asks ``decide``, and carries out its commands.
+
+No task is spent on a run: pure steps run where they stand, results gather until the journal collects them, and only an
+effect in flight has a task of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from stepwell.domain import decide as d
+from stepwell.domain.action import Call, Outcome
+from stepwell.domain.documents import JsonValue, dumps
+from stepwell.domain.errors import EvaluationError, StepwellError
+from stepwell.domain.retry import StepFailure
+from stepwell.domain.revision import Step
+from stepwell.domain.states import RunStatus, StepStatus
+from stepwell.engine.crashpoints import crashpoint
+from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, Kept, Park, RecordedAttempt
+from stepwell.engine.results import Results
+from stepwell.engine.revisions import LoadedRevision
+
+TIME_SLICE = 5_000  # microseconds of pure steps before other runs get the loop
+ATTEMPT_GRACE = 5.0  # seconds that an effect gets beyond its timeout to say itself that it timed out
+
+
+class Host(Protocol):
+    """What an execution needs of its worker. While ``draining``, no effect starts and runs are handed back."""
+
+    draining: bool
+
+    def micros(self) -> int:
+        """The time."""
+
+    def dirty(self, execution: Execution) -> None:
+        """Have the journal collect this run's entry with its next flush."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run an effect."""
+
+    def later(self, delay: float, execution: Execution) -> asyncio.TimerHandle:
+        """Advance the run again after ``delay`` seconds."""
+
+    def may_act(self) -> bool:
+        """Whether this worker is surely alive in the eyes of the others, so that it may start an effect."""
+
+    def left(self, execution: Execution, kept: Kept | None) -> None:
+        """The run left this worker: ended, parked, or (None) lost to another."""
+
+    def idle(self, execution: Execution) -> None:
+        """The run has nothing left to execute; only its last flush is awaited."""
+
+
+class Execution:
+    """The state of one run on this worker. Created from a claim, it lives until ``Host.left`` is told."""
+
+    __slots__ = (
+        "_attempts", "_cancelled", "_deadline", "_host", "_leaving", "_pending", "_retries", "_running", "_sent",
+        "_sent_settled", "_tasks", "_timer", "_touch", "_wakes", "loaded", "progressed", "results", "run",
+    )  # fmt: skip
+
+    def __init__(
+        self, host: Host, run: ClaimedRun, loaded: LoadedRevision, history: Sequence[RecordedAttempt] = ()
+    ) -> None:
+        self._host = host
+        self.run = run
+        self.loaded = loaded
+        self.progressed = False  # a durable step under this claim: no longer under suspicion
+        self.results = Results(run, loaded)
+        self._attempts: dict[int, int] = {}
+        self._retries: dict[int, int] = {}
+        self._running = 0
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._pending: list[AttemptRecord] = []
+        self._leaving: End | Park | None = None
+        self._sent: FlushEntry | None = None
+        self._sent_settled = 0
+        self._touch = False
+        self._cancelled = False
+        self._wakes = run.wakes
+        self._deadline = run.created_at + int(loaded.revision.timeout * 1e6)
+        for attempt in history:
+            self._replay(attempt)
+
+    # -- the loop of one run ---------------------------------------------------------------------------------------
+
+    def advance(self, *, confirmed: bool = False) -> None:
+        """Carry out what can be done now. ``confirmed``: the store said at this moment that the run is ours."""
+        began = self._host.micros()
+        while self._leaving is None:
+            now = self._host.micros()
+            if now - began > TIME_SLICE:
+                self._wake_at(now)
+                break
+            acting = confirmed and not self._host.draining and self._host.may_act()
+            commands = d.decide(self.loaded.revision, self._snapshot(confirmed=acting), now)
+            if not self._carry_out(commands, now):
+                break
+        if self._host.draining:
+            self._hand_back()
+        if self._pending or self._leaving or self._touch:
+            self._host.dirty(self)
+
+    def cancel(self) -> None:
+        """The run's cancel was acknowledged: calls in flight are aborted."""
+        if not self._cancelled:
+            self._cancelled = True
+            self.advance()
+
+    def abandon(self) -> None:
+        """The run is no longer ours, or this worker stops: end everything in flight and write nothing more."""
+        self._abort()
+        self._stop_timer()
+
+    def _hand_back(self) -> None:
+        """While draining: back into the queue as soon as nothing is in flight."""
+        if self._leaving is None and not self._running:
+            self._leave(Park(self._wakes, None))
+
+    def _snapshot(self, *, confirmed: bool) -> d.Snapshot:
+        r = self.results
+        return d.Snapshot(
+            r.settled, r.durable, self._running, tuple(self._retries.items()), r.failed, self._cancelled, confirmed,
+            self._deadline,
+        )  # fmt: skip
+
+    def _carry_out(self, commands: list[d.Command], now: int) -> bool:
+        """Whether something changed, so that there may be more to do at once."""
+        changed = False
+        for command in commands:
+            match command:
+                case d.Start(step=index):
+                    changed |= self._start(self.loaded.revision.steps[index], now)
+                case d.Confirm():
+                    self._confirm()
+                case d.Finish(status=status):
+                    self._finish(status, now)
+                case d.Abort():
+                    self._abort()
+                    changed = True
+                case d.Sleep(until=until):
+                    self._wake_at(until)
+                case d.ParkUntil(due=due):
+                    self._leave(Park(self._wakes, due))
+        return changed
+
+    def _confirm(self) -> None:
+        if self._host.may_act():
+            self._touch = True
+        else:
+            self._wake_at(self._host.micros() + 1_000_000)
+
+    def _wake_at(self, moment: int) -> None:
+        self._stop_timer()
+        self._timer = self._host.later(max(0, moment - self._host.micros()) / 1e6, self)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _start(self, step: Step, now: int) -> bool:
+        """Run a pure step, or begin an effect. Whether the step has its result already."""
+        attempt = self._attempts.get(step.index, 0) + 1
+        self._retries.pop(step.index, None)
+        value = self.results.input_of(step)
+        try:
+            context = self.results.context(step, value)
+            if step.condition is not None and attempt == 1 and not step.condition.test(context):
+                self._record(step, attempt, StepStatus.SKIPPED, now)
+                return True
+            if not step.effect:
+                output = step.action.run(value, context)  # type: ignore[union-attr]
+                self._succeed(step, attempt, now, Outcome(output))
+                return True
+            request = step.action.render(value, context)  # type: ignore[union-attr]
+        except (StepFailure, EvaluationError, StepwellError) as exc:
+            self._fail(step, attempt, now, as_failure(exc))
+            return True
+        self._running |= step.bit
+        crashpoint("before_effect")
+        self._tasks[step.index] = self._host.spawn(self._perform(step, attempt, now, request, context))
+        return False
+
+    async def _perform(self, step: Step, attempt: int, started: int, request: Any, context: Any) -> None:
+        call = Call(
+            namespace=self.loaded.namespace,
+            workflow=self.loaded.workflow,
+            run_id=self.run.id,
+            step=step.name,
+            attempt=attempt,
+            timeout=step.timeout,
+            idempotency_key=f"{self.run.id}/{step.name}",
+        )
+        failure: StepFailure | None = None
+        outcome = Outcome(None)
+        try:
+            async with asyncio.timeout(step.timeout + ATTEMPT_GRACE):
+                outcome = await step.action.perform(request, call, context)  # type: ignore[union-attr]
+        except TimeoutError:
+            failure = StepFailure("Timeout", f"the attempt took longer than {step.timeout:g} s", kind="Timeout")
+        except StepwellError as exc:
+            failure = as_failure(exc)
+        except Exception as exc:  # noqa: BLE001 - a defect of an action fails its step, never the worker
+            failure = StepFailure("InternalError", f"the action failed unexpectedly: {type(exc).__name__}: {exc}", final=True)
+        crashpoint("after_effect_before_flush")
+        self._running &= ~step.bit
+        del self._tasks[step.index]
+        if failure is None:
+            self._succeed(step, attempt, started, outcome)
+        else:
+            self._fail(step, attempt, started, failure)
+        self.advance()
+
+    def _succeed(self, step: Step, attempt: int, started: int, outcome: Outcome) -> None:
+        try:
+            document = self.results.accept(step, outcome)
+        except StepwellError as exc:
+            self._fail(step, attempt, started, as_failure(exc))
+            return
+        http = None if outcome.http is None else dumps(outcome.http)
+        self._record(step, attempt, StepStatus.SUCCEEDED, started, output=document, http=http, outcome=outcome)
+
+    def _fail(self, step: Step, attempt: int, started: int, failure: StepFailure) -> None:
+        error = failure.document()
+        http = None if failure.http is None else dumps(failure.http)
+        if step.retry.allows(failure, attempt):
+            delay = step.retry.delay(failure, attempt, f"{self.run.id}/{step.name}")
+            self._attempts[step.index] = attempt
+            self._retries[step.index] = self._host.micros() + int(delay * 1e6)
+            self._append(step, attempt, StepStatus.FAILED, started, error=dumps(error), http=http)
+            return
+        self._record(step, attempt, StepStatus.FAILED, started, error=error, http=http, outcome=Outcome(None, failure.http))
+
+    def _record(
+        self,
+        step: Step,
+        attempt: int,
+        status: StepStatus,
+        started: int,
+        *,
+        output: bytes | None = None,
+        error: dict[str, Any] | None = None,
+        http: bytes | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        """The step has its final result."""
+        record = self._append(step, attempt, status, started, output=output, error=error and dumps(error), http=http)
+        self.results.settle(step, status, record.finished_at, outcome or Outcome(None), error)
+
+    def _append(
+        self,
+        step: Step,
+        attempt: int,
+        status: StepStatus,
+        started: int,
+        *,
+        output: bytes | None = None,
+        error: bytes | None = None,
+        http: bytes | None = None,
+    ) -> AttemptRecord:
+        record = AttemptRecord(
+            step.name, attempt, status, started, self._host.micros(), self._retries.get(step.index), None, None, output,
+            error, http,
+        )  # fmt: skip
+        record.input_from, record.input = self.results.input_reference(step)
+        self._pending.append(record)
+        return record
+
+    def _abort(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+        self._running = 0
+
+    # -- the end, and the journal ------------------------------------------------------------------------------------
+
+    def _finish(self, status: RunStatus, now: int) -> None:
+        self._leave(self.results.end(status, now, self.loaded))
+
+    def _leave(self, leaving: End | Park) -> None:
+        self._leaving = leaving
+        self._stop_timer()
+        self._host.idle(self)
+
+    def collect(self) -> FlushEntry:
+        """What the run has to say, for the journal."""
+        entry = FlushEntry(self.run.id, self.run.fence, tuple(self._pending))
+        if isinstance(self._leaving, End):
+            entry.end = self._leaving
+        elif isinstance(self._leaving, Park):
+            entry.park = self._leaving
+        self._pending.clear()
+        self._touch = False
+        self._sent = entry
+        self._sent_settled = self.results.settled
+        return entry
+
+    def flushed(self, kept: Kept | None) -> None:
+        """The journal's answer to what was collected last; None: the run is no longer ours."""
+        if kept is None or kept.ended or kept.parked is not None:
+            self.abandon()
+            self._host.left(self, kept)
+            return
+        if self._sent is not None:
+            self.progressed |= bool(self._sent.attempts)
+            if self._sent.end or self._sent.park:
+                self._leaving = None  # a cancel voided it
+        self.results.durable |= self._sent_settled
+        self._cancelled |= kept.cancelled
+        self._wakes = kept.wakes
+        self.advance(confirmed=True)
+
+    def refused(self, message: str) -> None:
+        """The store refused this run's rows: the run fails with the store's words, and its rows are dropped."""
+        self._abort()
+        self._pending.clear()
+        failure = StepFailure("RecordRefused", f"the result could not be stored: {message}")
+        self._leave(self.results.refusal(failure, self._host.micros()))
+        self._host.dirty(self)
+
+    def _replay(self, attempt: RecordedAttempt) -> None:
+        step = self.loaded.steps.get(attempt.step)
+        if step is None:
+            return
+        if attempt.retry_at is not None:
+            self._attempts[step.index] = attempt.attempt
+            self._retries[step.index] = attempt.retry_at
+            return
+        self._retries.pop(step.index, None)
+        self.results.restore(step, attempt)
+
+
+def as_failure(exc: StepwellError) -> StepFailure:
+    """Any expected error of a step, as the failure that its record shows."""
+    if isinstance(exc, StepFailure):
+        return exc
+    reason = "ExpressionFailed" if isinstance(exc, EvaluationError) else "InvalidResult"
+    return StepFailure(reason, str(exc), final=True)

@@ -1,0 +1,36 @@
+"""Looks for waiting runs that nothing would ever wake. There must be none."""
+
+from __future__ import annotations
+
+import logging
+
+from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.ports import UpkeepStore
+
+PERIOD = 60.0  # seconds
+BATCH = 500
+
+log = logging.getLogger(__name__)
+
+
+class WaitingAudit:
+    """``stranded`` counts what was found: each is a defect of ours, mended and told."""
+
+    name = "waiting-audit"
+
+    def __init__(self, store: UpkeepStore, offers: Offers) -> None:
+        self._store = store
+        self._offers = offers
+        self.stranded = 0
+
+    def reset(self) -> None:
+        """Nothing is remembered."""
+
+    async def run(self) -> float:
+        """See Job."""
+        found = await self._store.wake_stranded(BATCH)
+        for run in found:
+            log.error("run %s waited for nothing and was woken; please report this", run.id)
+        self.stranded += len(found)
+        await self._offers.add(found)
+        return PERIOD

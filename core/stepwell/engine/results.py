@@ -1,0 +1,210 @@
+"""The results of one run's steps in memory: what each hands on, and where that is stored already."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import orjson
+
+from stepwell.domain.action import Outcome
+from stepwell.domain.documents import MAX_BYTES, MAX_DEPTH, JsonValue, check, dumps
+from stepwell.domain.errors import EvaluationError, StepwellError
+from stepwell.domain.expressions import Context
+from stepwell.domain.retry import StepFailure
+from stepwell.domain.revision import Revision, Step
+from stepwell.domain.states import RunStatus, StepStatus
+from stepwell.engine.clock import as_datetime, as_text
+from stepwell.engine.ports import RUN_INPUT, ClaimedRun, End, RecordedAttempt
+from stepwell.engine.revisions import LoadedRevision
+
+MAX_OUTPUTS = 16 * MAX_BYTES  # bytes, all outputs of a run together
+
+Origin: TypeAlias = "str | dict[str, str] | None"
+"""Where a value is stored: the run's input, a step's output, a map of these by need; None where only as a whole."""
+
+Handed: TypeAlias = tuple[JsonValue, Origin]
+
+
+class Results:
+    """What is settled, and with what result. Sets of steps are bit masks; times are microseconds."""
+
+    __slots__ = (
+        "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_outputs", "_revision", "_run", "_run_input",
+        "_statuses", "_workflow", "durable", "failed", "settled",
+    )  # fmt: skip
+
+    def __init__(self, run: ClaimedRun, loaded: LoadedRevision) -> None:
+        self._run = run
+        self._workflow = loaded.workflow
+        self._revision: Revision = loaded.revision
+        self._run_input: JsonValue = orjson.loads(run.input)
+        self._outputs: dict[int, JsonValue] = {}
+        self._handed: dict[int, Handed] = {}
+        self._inputs: dict[int, Handed] = {}
+        self._statuses: dict[int, StepStatus] = {}
+        self._errors: dict[int, JsonValue] = {}
+        self._http: dict[int, JsonValue] = {}
+        self._finished: dict[int, int] = {}
+        self._bytes = 0
+        self.settled = 0
+        self.durable = 0
+        self.failed = -1
+
+    # -- what a step sees --------------------------------------------------------------------------------------------
+
+    def input_of(self, step: Step) -> JsonValue:
+        """What the step's predecessors hand on."""
+        return self._input(step)[0]
+
+    def input_reference(self, step: Step) -> tuple[bytes | None, bytes | None]:
+        """The input for the record, as (reference, None) where it is stored already, else as (None, document)."""
+        value, origin = self._input(step)
+        if origin is None:
+            return None, dumps(value)
+        return orjson.dumps(origin), None
+
+    def context(self, step: Step, value: JsonValue) -> Context:
+        """The values that the step's expressions may read; only those that they do read are built."""
+        variables: dict[str, Any] = {"input": value}
+        if "run" in step.variables:
+            variables["run"] = self._run_variable()
+        if "steps" in step.variables:
+            variables["steps"] = self._steps_variable(step.ancestors)
+        moment = max((self._finished[i] for i in step.needs), default=self._run.created_at)
+        return Context(variables, now=as_datetime(moment))
+
+    def _input(self, step: Step) -> Handed:
+        found = self._inputs.get(step.index)
+        if found is None:
+            found = self._inputs[step.index] = self._gather(step)
+        return found
+
+    def _gather(self, step: Step) -> Handed:
+        if not step.needs:
+            return self._run_input, RUN_INPUT
+        if len(step.needs) == 1:
+            return self._handed_by(step.needs[0])
+        handed = {self._revision.steps[i].name: self._handed_by(i) for i in step.needs}
+        origins = {name: origin for name, (_, origin) in handed.items() if isinstance(origin, str)}
+        values: dict[str, JsonValue] = {name: value for name, (value, _) in handed.items()}
+        return values, origins if len(origins) == len(handed) else None
+
+    def _handed_by(self, index: int) -> Handed:
+        found = self._handed.get(index)
+        if found is None:
+            step = self._revision.steps[index]
+            succeeded = self._statuses[index] is StepStatus.SUCCEEDED
+            found = (self._outputs[index], step.name) if succeeded else self._input(step)
+            self._handed[index] = found
+        return found
+
+    def _run_variable(self) -> dict[str, JsonValue]:
+        return {
+            "id": self._run.id,
+            "input": self._run_input,
+            "workflow": self._workflow,
+            "namespace": self._run.namespace,
+            "createdAt": as_text(self._run.created_at),
+            "trigger": self._run.trigger,
+        }
+
+    def _steps_variable(self, mask: int) -> dict[str, JsonValue]:
+        return {
+            step.name: {
+                "output": self._outputs.get(step.index),
+                "status": self._statuses[step.index].word,
+                "error": self._errors.get(step.index),
+                "http": self._http.get(step.index),
+            }
+            for step in self._revision.steps
+            if mask & step.bit and step.index in self._statuses
+        }
+
+    # -- what a step gives -------------------------------------------------------------------------------------------
+
+    def accept(self, step: Step, outcome: Outcome) -> bytes:
+        """Serialise an output. Raises StepFailure where it breaks a limit, DocumentError where it is not JSON."""
+        document = dumps(outcome.output)
+        if len(document) > MAX_BYTES:
+            message = f"the output has {len(document):,} bytes; at most {MAX_BYTES:,} are allowed"
+            raise StepFailure("OutputTooLarge", message, final=True)
+        if self._bytes + len(document) > MAX_OUTPUTS:
+            message = f"with this output, the outputs of the run would exceed {MAX_OUTPUTS:,} bytes"
+            raise StepFailure("OutputsTooLarge", message, final=True)
+        if document.count(b"{") + document.count(b"[") > MAX_DEPTH or b"\\u0000" in document:
+            check(outcome.output, what=f"the output of step {step.name}")
+        self._bytes += len(document)
+        return document
+
+    def settle(self, step: Step, status: StepStatus, finished: int, outcome: Outcome, error: JsonValue) -> None:
+        """Note the final result of a step."""
+        index = step.index
+        self._statuses[index] = status
+        self._finished[index] = finished
+        if status is StepStatus.SUCCEEDED:
+            self._outputs[index] = outcome.output
+        if error is not None:
+            self._errors[index] = error
+        if outcome.http is not None:
+            self._http[index] = outcome.http
+        if status is StepStatus.FAILED and not step.continue_on_error:
+            self.failed = index if self.failed < 0 else self.failed
+        else:
+            self.settled |= step.bit
+
+    def restore(self, step: Step, attempt: RecordedAttempt) -> None:
+        """Note a result that is durable already."""
+        document = attempt.output or "null"
+        outcome = Outcome(orjson.loads(document), orjson.loads(attempt.http) if attempt.http else None)
+        error = orjson.loads(attempt.error) if attempt.error else None
+        self._bytes += len(document)
+        self.settle(step, StepStatus(attempt.status), attempt.finished_at, outcome, error)
+        self.durable |= step.bit
+
+    # -- what the run gives ------------------------------------------------------------------------------------------
+
+    def end(self, status: RunStatus, now: int, loaded: LoadedRevision) -> End:
+        """The end of the run, with its output or its error."""
+        if status is RunStatus.SUCCEEDED:
+            try:
+                return self._succeeded(now)
+            except StepwellError as exc:
+                error = {"reason": "OutputFailed", "message": f"the workflow's output: {exc}"}
+                return self._ended(RunStatus.FAILED, now, error)
+        if status is RunStatus.FAILED:
+            failed = self._revision.steps[self.failed]
+            shown = self._errors.get(failed.index)
+            error = {**(shown if isinstance(shown, dict) else {}), "step": failed.name}
+        elif status is RunStatus.TIMED_OUT:
+            error = {"reason": "RunTimedOut", "message": f"the run took longer than {loaded.revision.timeout:g} s"}
+        else:
+            error = {"reason": "Cancelled", "message": "the run was cancelled"}
+        return self._ended(status, now, error)
+
+    def refusal(self, failure: StepFailure, now: int) -> End:
+        """The end of a run whose rows the store refused."""
+        return self._ended(RunStatus.FAILED, now, failure.document())
+
+    def _ended(self, status: RunStatus, now: int, error: dict[str, Any]) -> End:
+        return End(status, now, self._revision.retain_failed, error=dumps(error))
+
+    def _succeeded(self, now: int) -> End:
+        revision = self._revision
+        if revision.output is not None:
+            output = dumps(revision.output.render(self._closing_context(now)))
+            if len(output) > MAX_BYTES:
+                message = f"it has {len(output):,} bytes; at most {MAX_BYTES:,} are allowed"
+                raise EvaluationError(message)
+            return End(RunStatus.SUCCEEDED, now, revision.retain_succeeded, output=output)
+        last = revision.steps[-1]
+        origin = last.name if self._statuses[last.index] is StepStatus.SUCCEEDED else None
+        return End(RunStatus.SUCCEEDED, now, revision.retain_succeeded, output_from=origin)
+
+    def _closing_context(self, now: int) -> Context:
+        latest = max(self._finished.values(), default=now)
+        variables = {
+            "input": self._run_input,
+            "run": self._run_variable(),
+            "steps": self._steps_variable(self._revision.all),
+        }
+        return Context(variables, now=as_datetime(latest))

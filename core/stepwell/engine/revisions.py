@@ -1,0 +1,58 @@
+"""Compiled revisions, cached by id."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import orjson
+
+from stepwell.domain.action import Actions
+from stepwell.domain.compile import compile_revision
+from stepwell.domain.revision import Revision, Step
+from stepwell.domain.spec import WorkflowSpec
+from stepwell.engine.ports import StoredRevision
+
+CAPACITY = 2_000  # revisions; a compiled one of three steps takes some tens of kilobytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRevision:
+    """A compiled revision and whose it is."""
+
+    id: int
+    workflow_id: int
+    namespace: str
+    workflow: str
+    revision: Revision
+    steps: dict[str, Step] = field(repr=False)
+
+
+class Revisions:
+    """Loads and compiles a revision at its first use and keeps the latest used."""
+
+    def __init__(self, load: Callable[[int], Awaitable[StoredRevision]], actions: Actions) -> None:
+        self._load = load
+        self._actions = actions
+        self._cache: OrderedDict[int, LoadedRevision] = OrderedDict()
+
+    async def get(self, revision_id: int) -> LoadedRevision:
+        """The compiled revision. Raises ManifestError where this version cannot run it, NotFoundError."""
+        found = self._cache.get(revision_id)
+        if found is not None:
+            self._cache.move_to_end(revision_id)
+            return found
+        loaded = compile_stored(await self._load(revision_id), self._actions)
+        self._cache[revision_id] = loaded
+        if len(self._cache) > CAPACITY:
+            self._cache.popitem(last=False)
+        return loaded
+
+
+def compile_stored(stored: StoredRevision, actions: Actions) -> LoadedRevision:
+    """Compile what the store gave back."""
+    spec = WorkflowSpec.model_validate(orjson.loads(stored.spec))
+    revision = compile_revision(spec, actions)
+    steps = {step.name: step for step in revision.steps}
+    return LoadedRevision(stored.id, stored.workflow_id, stored.namespace, stored.workflow, revision, steps)

@@ -1,0 +1,77 @@
+"""Settings, read from the environment once, at the edge. ``docs/settings.md`` lists them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from stepwell.domain.durations import parse_duration
+from stepwell.domain.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How one worker process behaves."""
+
+    slots: int = 200
+    """``STEPWELL_SLOTS``: runs that one process executes at once. Default 200."""
+
+    grace: float = 45.0
+    """``STEPWELL_GRACE``: seconds that steps in flight may take to end after SIGTERM. Default 45s, the longest default
+    step timeout and 15 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that Stepwell's processes read from the environment."""
+
+    database_url: str | None = None
+    """``DATABASE_URL``: the PostgreSQL database, as libpq reads it. Unset: an embedded one, in local mode."""
+
+    redis_url: str | None = None
+    """``REDIS_URL``: Redis or Valkey 7 or newer. Unset: an embedded one, in local mode."""
+
+    redis_prefix: str = "stepwell"
+    """``STEPWELL_REDIS_PREFIX``: begins every key; two installations may share a Redis under different ones."""
+
+    idempotency: float = 86_400.0
+    """``STEPWELL_IDEMPOTENCY``: how long an idempotency key is kept. Default 24h."""
+
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of an environment. Raises UsageError for a value that cannot be read."""
+
+    def value(name: str, default: T, convert: Callable[[str], T]) -> T:
+        text = environment.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return convert(text)
+        except ValueError as exc:
+            message = f"{name}={text!r}: {exc}"
+            raise UsageError(message) from exc
+
+    return Settings(
+        database_url=environment.get("DATABASE_URL") or None,
+        redis_url=environment.get("REDIS_URL") or None,
+        redis_prefix=environment.get("STEPWELL_REDIS_PREFIX") or "stepwell",
+        idempotency=value("STEPWELL_IDEMPOTENCY", 86_400.0, parse_duration),
+        worker=WorkerSettings(
+            slots=value("STEPWELL_SLOTS", 200, _positive),
+            grace=value("STEPWELL_GRACE", 45.0, parse_duration),
+        ),
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 10_000:
+        message = "must be between 1 and 10000"
+        raise ValueError(message)
+    return number

@@ -1,0 +1,189 @@
+"""One life of a worker: put together, run, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+from stepwell.adapters.postgres.liveness import Liveness
+from stepwell.adapters.postgres.run_store import PostgresRunStore
+from stepwell.adapters.postgres.session import Session
+from stepwell.adapters.postgres.upkeep_store import PostgresUpkeepStore
+from stepwell.domain.action import Actions
+from stepwell.domain.errors import StepwellError
+from stepwell.engine.clock import Clock
+from stepwell.engine.dispatch import Dispatcher
+from stepwell.engine.execution import Execution
+from stepwell.engine.maintenance.audit import WaitingAudit
+from stepwell.engine.maintenance.leader import Leader
+from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.maintenance.partitions import Partitions
+from stepwell.engine.maintenance.readd import ReAdder
+from stepwell.engine.maintenance.reaper import Reaper
+from stepwell.engine.maintenance.retention import Retention
+from stepwell.engine.maintenance.timers import Timers
+from stepwell.engine.ports import Kept, RunStore
+from stepwell.engine.revisions import Revisions
+from stepwell.engine.trust import Trust
+from stepwell.settings import Settings
+from stepwell.version import VERSION
+from stepwell_worker.heartbeat import Heartbeat
+from stepwell_worker.ownership import OwnershipAudit
+
+from stepwell.adapters.redis_queue.queue import ReadyQueue
+
+SUSPECTS = 2.0  # seconds between looks for a suspect
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """A worker under one id. ``run`` returns True once it drained, False where it was declared dead: then a new life,
+    with a new id, may begin.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: ReadyQueue,
+        actions: Actions,
+        *,
+        on_left: Callable[[Execution, Kept | None], None] | None = None,
+    ) -> None:
+        if settings.database_url is None:
+            message = "DATABASE_URL is not set"
+            raise ValueError(message)
+        self._dsn = settings.database_url
+        self._settings = settings
+        self._queue = queue
+        self._actions = actions
+        self._on_left = on_left
+        self._stop = asyncio.Event()
+        self._dead = False
+        self.dispatcher: Dispatcher | None = None
+        self.started = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        self._stop.set()
+
+    async def run(self) -> bool:
+        """Live until stopped or declared dead."""
+        loop = asyncio.get_running_loop()
+        liveness = Liveness(self._dsn)
+        worker = await asyncio.to_thread(liveness.register, socket.gethostname(), os.getpid(), VERSION)
+        log.info("worker %d starts with %d slots", worker, self._settings.worker.slots)
+        trust = Trust()
+        async with AsyncExitStack() as stack:
+            clock = Clock()
+            claims, journal, upkeep = [
+                await stack.enter_async_context(Session(self._dsn, name, clock)) for name in ("claims", "journal", "upkeep")
+            ]
+            store = PostgresRunStore(claims, journal)
+            self.dispatcher = dispatcher = self._dispatcher(worker, store, clock, trust)
+            heartbeat = Heartbeat(
+                liveness,
+                worker,
+                trust,
+                on_cancels=lambda ids: _call(loop, lambda: dispatcher.cancel(ids)),
+                on_dead=lambda: _call(loop, self._declared_dead),
+            )
+            leader = self._leader(PostgresUpkeepStore(upkeep), worker)
+            await asyncio.to_thread(heartbeat.start)
+            tasks = [
+                loop.create_task(work, name=name)
+                for name, work in (
+                    ("take", dispatcher.run()),
+                    ("journal", dispatcher.journal.run()),
+                    ("maintenance", leader.run()),
+                    ("turns", _every(1.0, heartbeat.turned)),
+                    ("suspects", _every(SUSPECTS, dispatcher.try_suspect)),
+                    ("ownership", OwnershipAudit(store, dispatcher, worker).run()),
+                )
+            ]
+            try:
+                self.started.set()
+                await self._stopped(tasks)
+                if not self._dead:
+                    await self._drain(dispatcher, leader)
+            finally:
+                await _end(tasks)
+                for execution in list(dispatcher.active.values()):
+                    execution.abandon()
+                await asyncio.to_thread(heartbeat.stop)
+        return not self._dead
+
+    def _dispatcher(self, worker: int, store: RunStore, clock: Clock, trust: Trust) -> Dispatcher:
+        return Dispatcher(
+            worker=worker,
+            store=store,
+            queue=self._queue,
+            revisions=Revisions(store.revision, self._actions),
+            clock=clock,
+            trust=trust,
+            slots=self._settings.worker.slots,
+            on_left=self._on_left,
+        )
+
+    def _leader(self, store: PostgresUpkeepStore, worker: int) -> Leader:
+        offers = Offers(self._queue)
+        jobs = [
+            Timers(store, offers),
+            Reaper(store, offers),
+            ReAdder(store, offers, self._queue),
+            WaitingAudit(store, offers),
+            Partitions(store),
+            Retention(store),
+        ]
+        return Leader(store, worker, jobs)
+
+    def _declared_dead(self) -> None:
+        self._dead = True
+        self._stop.set()
+
+    async def _stopped(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Until asked to stop; a task of ours that ends by itself is a defect and ends the worker."""
+        waiter = asyncio.ensure_future(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+        for task in done:
+            if task is not waiter:
+                task.result()
+
+    async def _drain(self, dispatcher: Dispatcher, leader: Leader) -> None:
+        log.info("draining: %d runs are active", len(dispatcher.active))
+        try:
+            await leader.resign()
+            await dispatcher.drain(self._settings.worker.grace)
+        except StepwellError as exc:
+            log.warning("draining ended early; others will take the runs over: %s", exc)
+
+
+def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    """Call from the heartbeat's thread; the loop may be gone already."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(what)
+
+
+async def _every(seconds: float, what: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+    while True:
+        try:
+            pending = what()
+            if pending is not None:
+                await pending
+        except StepwellError as exc:
+            log.warning("%s", exc)
+        await asyncio.sleep(seconds)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
