@@ -128,7 +128,8 @@ def _later_failure(exc: BaseException, *, sent: bool) -> StepFailure:
     if isinstance(exc, aiohttp.ClientPayloadError):
         return _network("ConnectionLost", "the answer broke off before its end", sent=sent)
     if isinstance(exc, aiohttp.ClientResponseError):
-        return StepFailure("InvalidResponse", f"the answer is not valid HTTP: {exc.message[:200]}", sent=sent)
+        why = " ".join(exc.message.split())[:200]
+        return StepFailure("InvalidResponse", f"the answer is not valid HTTP: {why}", sent=sent)
     if isinstance(exc, ValueError):
         return StepFailure("InvalidRequest", f"the request cannot be sent: {exc}", sent=sent, final=True)
     return _network("ConnectionLost", f"the connection was lost before the answer: {_plain(exc)}", sent=sent)

@@ -1,0 +1,156 @@
+"""What an HTTP answer means to a step: its output, what stands beside it, or why it failed."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from stepwell.domain.documents import JsonObject, JsonValue, check, loads
+from stepwell.domain.errors import DocumentError
+from stepwell.domain.retry import StepFailure
+
+if TYPE_CHECKING:
+    from stepwell.domain.http import HttpRequest, HttpResponse
+
+MAX_HEADERS = 64
+MAX_HEADER = 1024  # characters of a value; longer ones are cut
+MAX_EXCERPT = 300
+MAX_SHOWN_URL = 200
+
+_PRIVATE = frozenset(
+    {
+        "set-cookie",
+        "set-cookie2",
+        "authorization",
+        "proxy-authorization",
+        "www-authenticate",
+        "proxy-authenticate",
+        "authentication-info",
+        "proxy-authentication-info",
+    }
+)
+_JSON = re.compile(r"(?:application|text)/(?:[a-z0-9.+_-]+\+)?json\Z")
+_SLOW_CODECS = frozenset(
+    {"idna", "punycode", "unicode_escape", "unicode-escape", "raw_unicode_escape", "utf-7", "utf7"}
+)
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
+
+
+def decode(response: HttpResponse, max_bytes: int) -> JsonValue:
+    """The body: null if it is empty, JSON if it says so (or says nothing and is), else text.
+
+    Raises StepFailure for a body that is not what its Content-Type says, or that cannot be stored.
+    """
+    if not response.body:
+        return None
+    media_type, charset = _content_type(response.header("content-type"))
+    try:
+        if _JSON.match(media_type):
+            return _json(response.body, charset, max_bytes)
+        if not media_type:
+            try:
+                return _json(response.body, charset, max_bytes)
+            except DocumentError:
+                pass
+        return _text(response.body, charset)
+    except DocumentError as exc:
+        raise StepFailure("InvalidResponse", str(exc)) from exc
+
+
+def shown(response: HttpResponse) -> JsonObject:
+    """``steps.<name>.http``: the status and the headers, without credentials, bounded."""
+    headers: dict[str, JsonValue] = {}
+    for name, value in response.headers:
+        if name in _PRIVATE:
+            continue
+        key, text = readable(name)[:MAX_HEADER], readable(value)
+        if key in headers:
+            headers[key] = f"{headers[key]}, {text}"[:MAX_HEADER]
+        elif len(headers) < MAX_HEADERS:
+            headers[key] = text[:MAX_HEADER]
+    return {"status": response.status, "headers": headers}
+
+
+def request_line(request: HttpRequest) -> str:
+    """Method and URL for a message."""
+    url = request.url if len(request.url) <= MAX_SHOWN_URL else f"{request.url[:MAX_SHOWN_URL]}…"
+    return f"{request.method} {url}"
+
+
+def unexpected(request: HttpRequest, response: HttpResponse) -> StepFailure:
+    """The failure for a status that the step does not expect."""
+    excerpt = _NOT_SHOWN.sub(" ", response.body[: 4 * MAX_EXCERPT].decode("utf-8", "replace")).strip()
+    cut = excerpt if len(excerpt) <= MAX_EXCERPT else f"{excerpt[: MAX_EXCERPT - 1]}…"
+    reason = readable(response.reason)[:64]
+    answer = f"{response.status} {reason}".rstrip()
+    message = f"{request_line(request)} answered {answer}" + (f": {cut}" if cut else "")
+    return StepFailure(
+        "UnexpectedStatus",
+        message,
+        status=response.status,
+        retry_after=retry_after(response),
+        http=dict(shown(response)),
+    )
+
+
+def retry_after(response: HttpResponse, now: datetime | None = None) -> float | None:
+    """The pause that the answer asks for, in seconds: a number, or a date against the server's own ``Date``."""
+    asked = (response.header("retry-after") or "").strip()
+    if asked.isdecimal() and asked.isascii():
+        return float(asked[:12])
+    until = _date(asked)
+    if until is None:
+        return None
+    since = _date(response.header("date") or "") or now or datetime.now(UTC)
+    return max(0.0, (until - since).total_seconds())
+
+
+def readable(text: str) -> str:
+    """Header text without what cannot be stored: aiohttp keeps undecodable bytes as lone surrogates."""
+    if text.isascii() and text.isprintable():
+        return text
+    plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else " " for char in plain)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        parsed = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _content_type(header: str | None) -> tuple[str, str]:
+    if not header:
+        return "", ""
+    if ";" not in header:
+        return header.strip().lower(), ""
+    message = Message()
+    message["content-type"] = readable(header)
+    return message.get_content_type().lower(), str(message.get_content_charset("") or "")
+
+
+def _json(body: bytes, charset: str, max_bytes: int) -> JsonValue:
+    if charset not in {"", "utf-8", "utf8", "us-ascii"}:
+        return loads(_text(body, charset), max_bytes=4 * max_bytes, what="the response body")
+    return loads(body.removeprefix(b"\xef\xbb\xbf"), max_bytes=max_bytes, what="the response body")
+
+
+def _text(body: bytes, charset: str) -> str:
+    name = charset or "utf-8"
+    try:
+        if name in _SLOW_CODECS:
+            raise LookupError(name)
+        text = body.decode(name)
+    except LookupError as exc:
+        message = f"the response body is text in {name[:40]!r}, which Stepwell does not read"
+        raise DocumentError(message) from exc
+    except UnicodeError as exc:
+        message = f"the response body is not {name} text (Stepwell keeps JSON and text, not binary data)"
+        raise DocumentError(message) from exc
+    check(text, what="the response body")
+    return text.removeprefix("\ufeff")

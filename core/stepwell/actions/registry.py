@@ -1,0 +1,20 @@
+"""The actions that Stepwell brings along."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from stepwell.actions.fail import Fail
+from stepwell.actions.http_call import HttpCall
+from stepwell.actions.transform import Transform
+
+if TYPE_CHECKING:
+    from stepwell.domain.action import Actions, ActionType
+    from stepwell.domain.http import HttpClient
+
+
+def default_actions(http: HttpClient | None = None) -> Actions:
+    """Every built-in action by its name in a manifest; without ``http`` they serve to validate only."""
+    built_in: tuple[ActionType, ...] = (Transform(), Fail(), HttpCall(http))
+    return MappingProxyType({action.name: action for action in built_in})

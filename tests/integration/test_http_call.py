@@ -1,0 +1,693 @@
+"""httpCall against servers that misbehave, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import socket
+import zlib
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from http_servers import Received, json_response, reset, response, serve, unused_port
+
+from stepwell.actions.registry import default_actions
+from stepwell.adapters.http.client import AiohttpClient
+from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.domain.action import Call, Compiler, Outcome
+from stepwell.domain.expressions import STEP_VARIABLES, Context, Scope
+from stepwell.domain.http_spec import HttpCall
+from stepwell.domain.retry import StepFailure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+LOCAL = AddressPolicy(allow_loopback=True)
+RUN = "018f3a5c-1111-7222-8333-944444444444"
+
+
+def call_of(seconds: float = 10.0, attempt: int = 1) -> Call:
+    return Call("growth", "welcome", RUN, "notify", attempt, seconds, f"{RUN}/notify")
+
+
+def compile_call(spec: dict[str, Any], client: Any = None) -> tuple[Any, list[str]]:
+    problems: list[Any] = []
+    scope = Scope(STEP_VARIABLES, bare=True)
+    model = HttpCall.model_validate(spec)
+    action = default_actions(client)["httpCall"].compile(model, Compiler(scope, "httpCall", problems))
+    return action, [str(problem) for problem in problems]
+
+
+def render(spec: dict[str, Any], value: Any = None) -> Any:
+    action, problems = compile_call(spec)
+    assert not problems
+    return action.render(value, Context({"input": value, "run": {"id": RUN}, "steps": {}}, now=datetime.now(UTC)))
+
+
+@asynccontextmanager
+async def client(policy: AddressPolicy = LOCAL, **options: Any) -> AsyncIterator[AiohttpClient]:
+    async with AiohttpClient(policy, **options) as opened:
+        yield opened
+
+
+async def perform(
+    spec: dict[str, Any], value: Any = None, *, call: Call | None = None, policy: AddressPolicy = LOCAL, **options: Any
+) -> Outcome:
+    async with client(policy, **options) as opened:
+        action, problems = compile_call(spec, opened)
+        assert not problems
+        context = Context({"input": value, "run": {"id": RUN}, "steps": {}}, now=datetime.now(UTC))
+        outcome: Outcome = await action.perform(action.render(value, context), call or call_of(), context)
+        return outcome
+
+
+async def failure(spec: dict[str, Any], **options: Any) -> StepFailure:
+    with pytest.raises(StepFailure) as caught:
+        await perform(spec, **options)
+    return caught.value
+
+
+# What is sent
+
+
+async def test_a_request_as_it_goes_over_the_wire() -> None:
+    async with serve(json_response('{"ok": true}')) as server:
+        spec = {
+            "method": "POST",
+            "url": f"{server.url}/users/{{{{ name }}}}?a={{{{ name }}}}",
+            "headers": {"X-Name": "n {{ name }}"},
+            "query": {"tag": "{{ tags }}", "n": "{{ 3 }}", "none": "{{ null }}"},
+            "body": {"email": "{{ name }}", "n": 1},
+        }
+        outcome = await perform(spec, {"name": "a/b?c&d é", "tags": ["x y", "z"]})
+        (request,) = server.requests
+    assert outcome.output == {"ok": True}
+    encoded = "a%2Fb%3Fc%26d%20%C3%A9"
+    assert request.target == f"/users/{encoded}?a={encoded}&tag=x%20y&tag=z&n=3"
+    assert request.body == '{"email":"a/b?c&d é","n":1}'.encode()
+    names = [name for name, _ in request.headers]
+    assert names == [
+        "Host", "X-Name", "Accept", "Accept-Encoding", "User-Agent", "Content-Type",
+        "Idempotency-Key", "traceparent", "Content-Length",
+    ]  # fmt: skip
+    assert request.header("idempotency-key") == f"{RUN}/notify"
+    assert (request.header("traceparent") or "").startswith("00-018f3a5c111172228333944444444444-")
+    assert (request.header("user-agent") or "").startswith("stepwell/")
+    assert request.header("content-type") == "application/json"
+
+
+async def test_every_attempt_sends_the_same_bytes() -> None:
+    async with serve(json_response("1")) as server:
+        spec = {"method": "POST", "url": f"{server.url}/", "body": {"b": "{{ x }}", "a": [1.5, None]}}
+        for attempt in (1, 2):
+            await perform(spec, {"x": {"k": 1}}, call=call_of(attempt=attempt))
+        first, second = server.requests
+    assert first == second
+
+
+async def test_the_manifest_s_own_headers_win() -> None:
+    own = {"Idempotency-Key": "mine", "user-agent": "me", "TRACEPARENT": "t", "Content-Type": "text/csv"}
+    async with serve(json_response("1")) as server:
+        await perform({"method": "PUT", "url": server.url, "headers": own, "text": "a,b\n{{ x }}"}, {"x": 1})
+        (request,) = server.requests
+    assert {name: request.header(name) for name in own} == own
+    assert len([name for name, _ in request.headers if name.lower() in {key.lower() for key in own}]) == len(own)
+    assert request.body == b"a,b\n1"
+
+
+async def test_cookies_are_not_kept() -> None:
+    async with serve(response(b"", "Set-Cookie: a=1")) as server, client() as opened:
+        action, _ = compile_call({"url": server.url}, opened)
+        context = Context({"input": None, "run": {}, "steps": {}}, now=datetime.now(UTC))
+        for _ in range(2):
+            outcome = await action.perform(action.render(None, context), call_of(), context)
+            assert "set-cookie" not in outcome.http["headers"]
+        assert server.connections == 1
+        assert server.requests[1].header("cookie") is None
+
+
+async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{unused_port()}")
+    async with serve(json_response("1")) as server:
+        assert (await perform({"url": server.url})).output == 1
+
+
+# What comes back
+
+
+@pytest.mark.parametrize(
+    ("answer", "output"),
+    [
+        (json_response('{"a": [1, null]}'), {"a": [1, None]}),
+        (response(b"[1]", "Content-Type: application/problem+json; charset=utf-8"), [1]),
+        (response(b"\xef\xbb\xbf[1]", "Content-Type: text/json"), [1]),
+        (response(b'"\xe9"', "Content-Type: application/json; charset=latin-1"), "é"),
+        (response(b"[1]"), [1]),
+        (response(b"plain"), "plain"),
+        (response(b"[1]", "Content-Type: text/plain"), "[1]"),
+        (response(b"caf\xe9", "Content-Type: text/plain; charset=iso-8859-1"), "café"),
+        (response(b"", "Content-Type: application/json"), None),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", None),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + json_response("7"), 7),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n", [1]),
+        (response(gzip.compress(b"[1]"), "Content-Encoding: gzip"), [1]),
+        (response(gzip.compress(b"[1") + gzip.compress(b"]"), "Content-Encoding: x-gzip"), [1]),
+        (response(zlib.compress(b"[1]"), "Content-Encoding: deflate"), [1]),
+        (response(b"", "Content-Encoding: gzip"), None),
+    ],
+)
+async def test_output(answer: bytes, output: Any) -> None:
+    async with serve(answer) as server:
+        assert (await perform({"url": server.url})).output == output
+
+
+async def test_head_has_no_body() -> None:
+    async with serve(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n") as server:
+        outcome = await perform({"url": server.url, "method": "HEAD"})
+    assert outcome.output is None
+    assert outcome.http == {"status": 200, "headers": {"content-type": "application/json", "content-length": "99"}}
+
+
+async def test_http_is_bounded_and_holds_no_credentials() -> None:
+    headers = [f"X-{number}: {number}" for number in range(90)]
+    private = [
+        "Set-Cookie: a=1",
+        "WWW-Authenticate: Basic",
+        "X-Long: " + "x" * 5000,
+        "VIA: a",
+        "via: b",
+        "X-Raw: \udcff",
+    ]
+    async with serve(response(b"", *private, *headers)) as server:
+        http = (await perform({"url": server.url})).http
+    assert http
+    shown: Any = http["headers"]
+    assert len(shown) == 64
+    assert len(shown["x-long"]) == 1024
+    assert shown["via"] == "a, b"
+    assert shown["x-raw"] == "\ufffd"
+    assert not {"set-cookie", "www-authenticate"} & set(shown)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (json_response('{"a": '), "not valid JSON"),
+        (json_response(r'{"a": "\u0000"}'), "NUL"),
+        (json_response(r'"\ud800"'), "surrogate"),
+        (json_response("1" * 30), "beyond 64 bits"),
+        (json_response("[" * 80 + "]" * 80), "nested deeper"),
+        (json_response(b'"\xff"'), "UTF-8"),
+        (response(b"\xff\xfe\xfd", "Content-Type: text/plain"), "not utf-8 text"),
+        (response(b"a\x00b", "Content-Type: text/plain"), "NUL"),
+        (response(b"x", "Content-Type: text/plain; charset=zip"), "does not read"),
+        (response(b"x", "Content-Type: text/plain; charset=idna"), "does not read"),
+        (response(b"x", "Content-Type: text/plain; charset=klingon"), "does not read"),
+        (response(b"\x89PNG\r\n\xff", "Content-Type: image/png"), "binary"),
+        (response(b"not gzip", "Content-Encoding: gzip"), "cannot be read"),
+        (response(gzip.compress(b"x" * 999)[:-9], "Content-Encoding: gzip"), "ends too early"),
+        (response(gzip.compress(b"") * 99, "Content-Encoding: gzip"), "members"),
+        (response(b"x", "Content-Encoding: br"), "reads gzip and deflate"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "not valid HTTP"),
+        (b"\x00\x01\x02 garbage\r\n\r\n", "not valid HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", "not valid HTTP"),
+    ],
+)
+async def test_an_answer_that_cannot_be_kept(answer: bytes, said: str) -> None:
+    async with serve(answer) as server:
+        failed = await failure({"url": f"{server.url}/x", "method": "POST"})
+    assert (failed.reason, failed.kind, failed.sent, failed.final) == ("InvalidResponse", "Error", True, False)
+    assert said in failed.message
+    assert failed.message.startswith(f"POST {server.url}/x: ")
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+async def test_an_endless_body_is_cut_at_the_limit(encoding: str) -> None:
+    packer = zlib.compressobj(wbits=31)
+
+    async def endless(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n\r\n".encode())
+        while True:
+            block = random.randbytes(1 << 16)
+            writer.write(packer.compress(block) + packer.flush(zlib.Z_SYNC_FLUSH) if encoding else block)
+            await writer.drain()
+
+    async with serve(endless) as server:
+        failed = await failure({"url": server.url, "maxResponseBytes": 100_000})
+    assert failed.reason == "ResponseTooLarge"
+    assert "100,000 bytes (maxResponseBytes)" in failed.message
+
+
+async def test_a_gzip_bomb_is_not_unpacked() -> None:
+    bomb = gzip.compress(bytes(100_000_000))
+    async with serve(response(bomb, "Content-Encoding: gzip")) as server:
+        failed = await failure({"url": server.url})
+    assert failed.reason == "ResponseTooLarge"
+
+
+async def test_a_body_of_exactly_the_limit() -> None:
+    for answer in (response(b"x" * 1000), response(gzip.compress(b"x" * 1000), "Content-Encoding: gzip")):
+        async with serve(answer) as server:
+            assert (await perform({"url": server.url, "maxResponseBytes": 1000})).output == "x" * 1000
+            assert (await failure({"url": server.url, "maxResponseBytes": 999})).reason == "ResponseTooLarge"
+
+
+# Statuses
+
+
+async def test_an_unexpected_status() -> None:
+    body = b'{"error":"no\x00 such\n user"}' + b"x" * 1000
+    answer = response(body, "Retry-After: 7", "Content-Type: application/json", status="429 Too Many Requests")
+    async with serve(answer) as server:
+        failed = await failure({"url": f"{server.url}/u?x=1"})
+    assert (failed.reason, failed.status, failed.retry_after, failed.sent) == ("UnexpectedStatus", 429, 7.0, True)
+    said = f'GET {server.url}/u?x=1 answered 429 Too Many Requests: {{"error":"no such user"}}xxx'
+    assert failed.message.startswith(said)
+    assert len(failed.message) < len(said) + 300
+    assert failed.http
+    assert failed.http["status"] == 429
+
+
+@pytest.mark.parametrize(
+    ("asked", "pause"),
+    [
+        ("3", 3.0),
+        ("Wed, 21 Oct 2015 07:28:30 GMT", 30.0),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("²", None),
+        ("Wed, 99 Oct 99999 07:28:30 GMT", None),
+    ],
+)
+async def test_retry_after(asked: str, pause: float | None) -> None:
+    headers = (f"Retry-After: {asked}", "Date: Wed, 21 Oct 2015 07:28:00 GMT")
+    async with serve(response(b"", *headers, status="503 Busy")) as server:
+        assert (await failure({"url": server.url})).retry_after == pause
+
+
+async def test_expected_statuses() -> None:
+    async with serve(json_response('{"gone": true}', status="404 Not Found")) as server:
+        for status in (["404"], [200, "4xx"], [404]):
+            expected = [int(mark) if mark == "404" else mark for mark in status]
+            outcome = await perform({"url": server.url, "expect": {"status": expected}})
+            assert outcome.output == {"gone": True}
+        assert (await failure({"url": server.url, "expect": {"status": [200, "5xx"]}})).status == 404
+
+
+async def test_the_body_of_a_bad_status_may_be_broken() -> None:
+    async with serve(response(b"oops", status="500 Oh", length=99) + b"") as server:
+        failed = await failure({"url": server.url}, call=call_of(0.2))
+    assert (failed.reason, failed.status) == ("UnexpectedStatus", 500)
+    assert failed.message.endswith("answered 500 Oh: oops")
+
+
+# Connections
+
+
+async def test_nobody_listens() -> None:
+    failed = await failure({"url": f"http://127.0.0.1:{unused_port()}/", "method": "POST"})
+    assert (failed.reason, failed.kind, failed.sent) == ("ConnectionFailed", "Network", False)
+
+
+async def test_a_name_that_does_not_resolve() -> None:
+    async def unknown(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    failed = await failure({"url": "http://nowhere.example/"}, lookup=unknown)
+    assert (failed.reason, failed.kind, failed.sent) == ("NameNotResolved", "Network", False)
+    assert failed.message.endswith("the host name does not resolve: Name or service not known")
+
+
+async def test_a_name_that_is_none() -> None:
+    failed = await failure({"url": f"http://{'a' * 70}.example/"})
+    assert (failed.reason, failed.kind, failed.sent) == ("NameNotResolved", "Network", False)
+
+
+async def test_no_tls_on_the_other_side() -> None:
+    def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"plain"))
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        failed = await failure({"url": f"https://127.0.0.1:{port}/", "method": "POST"})
+    assert (failed.reason, failed.kind, failed.sent) == ("TlsFailed", "Network", False)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_connection_is_reset_before_the_answer(method: str) -> None:
+    async def drop(request: Received, writer: asyncio.StreamWriter) -> None:
+        reset(writer)
+
+    async with serve(drop) as server:
+        failed = await failure({"url": server.url, "method": method})
+        assert len(server.requests) == 1  # aiohttp must not try again by itself
+    assert (failed.reason, failed.kind, failed.sent) == ("ConnectionLost", "Network", True)
+
+
+async def test_the_connection_is_closed_without_an_answer() -> None:
+    async def close(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with serve(close) as server:
+        failed = await failure({"url": server.url, "method": "PUT"})
+        assert len(server.requests) == 1
+    assert (failed.reason, failed.kind, failed.sent) == ("ConnectionLost", "Network", True)
+
+
+async def test_the_answer_breaks_off() -> None:
+    async def half(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"[1,", length=10))
+        await writer.drain()
+        writer.close()
+
+    async with serve(half) as server:
+        failed = await failure({"url": server.url})
+    assert (failed.reason, failed.kind, failed.sent) == ("ConnectionLost", "Network", True)
+
+
+async def test_a_second_answer_to_one_request_does_not_answer_the_next() -> None:
+    async with serve(json_response("[1]") + json_response("[2]")) as server, client() as opened:
+        action, _ = compile_call({"url": server.url}, opened)
+        context = Context({"input": None, "run": {}, "steps": {}}, now=datetime.now(UTC))
+        for _ in range(3):
+            outcome = await action.perform(action.render(None, context), call_of(), context)
+            assert outcome.output == [1]
+
+
+async def never(request: Received, writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def headers_only(request: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(response(b"[1", length=100))
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("answer", [never, headers_only])
+async def test_the_timeout_covers_the_whole_exchange(answer: Any) -> None:
+    async with serve(answer) as server:
+        failed = await failure({"url": server.url}, call=call_of(0.1))
+    assert (failed.reason, failed.kind, failed.sent) == ("Timeout", "Timeout", True)
+    assert failed.message == f"GET {server.url}: no complete answer within 0.1 s"
+
+
+async def test_a_timeout_before_there_is_a_connection_sent_nothing() -> None:
+    async def slow(host: str, port: int) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    failed = await failure({"url": "http://slow.example/"}, call=call_of(0.1), lookup=slow)
+    assert (failed.reason, failed.sent) == ("Timeout", False)
+    assert "no connection within 0.1 s" in failed.message
+
+
+async def test_a_cancelled_call_leaves_nothing_open() -> None:
+    arrived = asyncio.Event()
+
+    async def silent(request: Received, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+
+    async with serve(silent) as server, client() as opened:
+        action, _ = compile_call({"url": server.url}, opened)
+        context = Context({"input": None, "run": {}, "steps": {}}, now=datetime.now(UTC))
+        task = asyncio.ensure_future(action.perform(action.render(None, context), call_of(), context))
+        await asyncio.wait_for(arrived.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(server.left.wait(), 5)
+
+
+async def test_connections_are_kept_for_the_next_call() -> None:
+    async with serve(json_response("1")) as server, client() as opened:
+        action, _ = compile_call({"url": server.url}, opened)
+        context = Context({"input": None, "run": {}, "steps": {}}, now=datetime.now(UTC))
+        for _ in range(5):
+            await action.perform(action.render(None, context), call_of(), context)
+        assert server.connections == 1
+
+
+# Addresses; nothing here reaches anything but loopback
+
+
+async def test_loopback_is_refused_without_local_mode() -> None:
+    async with serve(json_response("1")) as server:
+        failed = await failure({"url": server.url}, policy=AddressPolicy())
+        assert not server.connections
+    assert (failed.reason, failed.sent, failed.final) == ("AddressNotAllowed", False, True)
+    assert "127.0.0.1 is a loopback address" in failed.message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.1",
+        "169.254.169.254",
+        "[fe80::1]",
+        "[::ffff:10.0.0.1]",
+        "[64:ff9b::a00:1]",
+        "[::]",
+        "0.0.0.0",
+        "\uff11\uff10.0.0.1",
+    ],
+)
+async def test_a_literal_address_does_not_slip_past_the_resolver(host: str) -> None:
+    async def unexpected(name: str, port: int) -> list[str]:
+        raise AssertionError(name)
+
+    failed = await failure({"url": f"http://{host}/"}, lookup=unexpected)
+    assert (failed.reason, failed.sent, failed.final) == ("AddressNotAllowed", False, True)
+
+
+@pytest.mark.parametrize("host", ["2852039166", "127.1", "0251.0376.0251.0376", "127.0.0.1.", "0"])
+async def test_an_odd_spelling_of_an_address_is_no_host(host: str) -> None:
+    failed = await failure({"url": f"http://{host}/"})
+    assert (failed.reason, failed.sent, failed.final) == ("InvalidRequest", False, True)
+
+
+@pytest.mark.parametrize("host", ["0x7f.1", "0xa9fea9fe", "0x0a000001"])
+async def test_a_hexadecimal_address_is_resolved_and_then_refused(host: str) -> None:
+    failed = await failure({"url": f"http://{host}/"}, policy=AddressPolicy())
+    assert (failed.reason, failed.sent) == ("AddressNotAllowed", False)
+
+
+async def test_one_forbidden_address_of_a_name_forbids_the_name() -> None:
+    async def both(host: str, port: int) -> list[str]:
+        return ["127.0.0.1", "10.0.0.7"]
+
+    async with serve(json_response("1")) as server:
+        failed = await failure({"url": f"http://two.example:{server.port}/"}, lookup=both)
+        assert not server.connections
+    assert failed.reason == "AddressNotAllowed"
+    assert "two.example resolves to 10.0.0.7, which is a private address" in failed.message
+
+
+async def test_a_name_that_rebinds_is_refused_and_each_connection_asks_once() -> None:
+    answers = [["127.0.0.1"], ["169.254.169.254"]]
+    asked: list[str] = []
+
+    async def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return answers[len(asked) - 1]
+
+    async def once(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"1", "Connection: close"))
+        writer.close()
+
+    async with serve(once) as server:
+        spec = {"url": f"http://rebind.example:{server.port}/"}
+        assert (await perform(spec, lookup=rebinding)).output == 1
+        assert (await failure(spec, lookup=rebinding)).reason == "AddressNotAllowed"
+        assert server.requests[0].header("host") == f"rebind.example:{server.port}"
+    assert asked == ["rebind.example"] * 2
+
+
+# Redirects
+
+
+def redirect(location: str, status: str = "302 Found") -> bytes:
+    return response(b"elsewhere", f"Location: {location}", status=status)
+
+
+async def test_a_redirect_is_not_followed_by_default() -> None:
+    async with serve(redirect("/next")) as server:
+        failed = await failure({"url": server.url})
+        assert len(server.requests) == 1
+    assert (failed.reason, failed.status) == ("UnexpectedStatus", 302)
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "then", "body"),
+    [
+        ("301 Moved", "POST", "GET", b""),
+        ("302 Found", "POST", "GET", b""),
+        ("302 Found", "PUT", "PUT", b'{"a":1}'),
+        ("303 See Other", "PUT", "GET", b""),
+        ("307 Temporary", "POST", "POST", b'{"a":1}'),
+        ("308 Permanent", "POST", "POST", b'{"a":1}'),
+    ],
+)
+async def test_a_redirect_within_the_origin(status: str, method: str, then: str, body: bytes) -> None:
+    async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(redirect("sub/next?q=1#f", status) if request.target == "/a/b" else json_response("1"))
+
+    async with serve(answer) as server:
+        spec = {"url": f"{server.url}/a/b", "method": method, "body": {"a": 1}, "headers": {"Authorization": "x"}}
+        assert (await perform({**spec, "followRedirects": True})).output == 1
+        second = server.requests[1]
+    assert second.line == f"{then} /a/sub/next?q=1 HTTP/1.1"
+    assert second.body == body
+    assert (second.header("content-type") is not None) == bool(body)
+    assert second.header("authorization") == "x"
+
+
+async def test_credentials_do_not_cross_origins() -> None:
+    async with serve(json_response("1")) as other, serve(redirect(f"{other.url}/", "307 Go")) as server:
+        headers = {"Authorization": "x", "Cookie": "a=1", "X-Api-Key": "k", "Accept-Language": "de"}
+        await perform({"url": server.url, "method": "POST", "headers": headers, "text": "t", "followRedirects": True})
+        (request,) = other.requests
+    assert request.body == b"t"
+    names = {name.lower() for name, _ in request.headers}
+    assert names == {
+        "host", "accept", "accept-encoding", "accept-language", "content-type", "content-length",
+        "idempotency-key", "traceparent", "user-agent",
+    }  # fmt: skip
+
+
+async def test_at_most_three_redirects() -> None:
+    async with serve(redirect("/again")) as server:
+        failed = await failure({"url": server.url, "followRedirects": True})
+        assert len(server.requests) == 4
+    assert (failed.reason, failed.final) == ("TooManyRedirects", True)
+
+
+@pytest.mark.parametrize(
+    "location", ["ftp://a/", "http://u:p@a/", "http://[", "javascript:1", "http://a b/", "/a/%2e%2e/b", "file:///etc"]
+)
+async def test_a_redirect_to_no_usable_url(location: str) -> None:
+    async with serve(redirect(location)) as server:
+        failed = await failure({"url": server.url, "followRedirects": True})
+    assert failed.reason == "InvalidRedirect"
+
+
+async def test_a_redirect_without_location() -> None:
+    async with serve(response(b"", status="302 Found")) as server:
+        assert (await failure({"url": server.url, "followRedirects": True})).reason == "InvalidRedirect"
+
+
+async def test_a_redirect_passes_the_guard_again() -> None:
+    async with serve(redirect("http://169.254.169.254/latest/meta-data")) as server:
+        failed = await failure({"url": server.url, "method": "POST", "followRedirects": True})
+    assert failed.reason == "AddressNotAllowed"
+    assert failed.sent  # the first request was
+
+
+async def test_the_timeout_spans_the_redirects() -> None:
+    async def slow_second(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/next":
+            await asyncio.Event().wait()
+        writer.write(redirect("/next"))
+
+    async with serve(slow_second) as server:
+        failed = await failure({"url": server.url, "followRedirects": True}, call=call_of(0.2))
+    assert failed.reason == "Timeout"
+
+
+# Rendering
+
+
+@pytest.mark.parametrize(
+    ("url", "value", "sent"),
+    [
+        ("{{ url }}", {"url": " http://a.example/x y?q=1#f "}, "http://a.example/x%20y?q=1"),
+        ("{{ url }}/b/{{ id }}", {"url": "http://a.example:81/x", "id": "1/2"}, "http://a.example:81/x/b/1%2F2"),
+        ("http://{{ host }}/x", {"host": "a.example:81"}, "http://a.example:81/x"),
+        ("http://{{ host }}", {"host": "[2001:db8::1]:81"}, "http://[2001:db8::1]:81"),
+        ("http://{{ t }}.a.example/?q={{ t }}", {"t": "x"}, "http://x.a.example/?q=x"),
+        ("http://a.example?q={{ q }}", {"q": "a&b=c#d"}, "http://a.example?q=a%26b%3Dc%23d"),
+        ("http://a.example/{{ n }}/{{ o }}", {"n": 7, "o": {"k": 1}}, "http://a.example/7/%7B%22k%22%3A1%7D"),
+        ("http://bücher.example/ü?ä", {}, "http://xn--bcher-kva.example/%C3%BC?%C3%A4"),
+        ("HTTP://A.example/%41", {}, "HTTP://A.example/%41"),
+        ("{{ s }}://a.example/", {"s": "https"}, "https://a.example/"),
+    ],
+)
+def test_urls(url: str, value: Any, sent: str) -> None:
+    assert render({"url": url}, value).url == sent
+
+
+@pytest.mark.parametrize(
+    ("url", "value"),
+    [
+        ("http://{{ x }}.a.example/", {"x": "evil.example/"}),
+        ("http://{{ x }}.a.example/", {"x": "evil.example?"}),
+        ("http://{{ x }}.a.example/", {"x": "evil.example#"}),
+        ("http://{{ x }}.a.example/", {"x": "u@evil.example"}),
+        ("http://{{ x }}.a.example/", {"x": "evil.example:80"}),
+        ("http://a.example{{ x }}", {"x": "/path"}),
+        ("http://a.example/x/{{ x }}/y", {"x": ".."}),
+        ("http://a.example/x/{{ x }}", {"x": "."}),
+        ("http://a.example/x/.{{ x }}/y", {"x": "."}),
+        ("{{ x }}", {"x": "http://u:p@a.example/"}),
+        ("{{ x }}", {"x": "http://@a.example/"}),
+        ("{{ x }}", {"x": "ftp://a.example/"}),
+        ("{{ x }}", {"x": "/relative"}),
+        ("{{ x }}", {"x": "http://a.example/\r\nX: y"}),
+        ("{{ x }}", {"x": "http://a.example\\@b.example/"}),
+        ("{{ x }}", {"x": "http://a%2eexample/"}),
+        ("{{ x }}", {"x": "http://[::1%25eth0]/"}),
+        ("{{ x }}", {"x": "http://a.example:99999/"}),
+        ("{{ x }}", {"x": "http://"}),
+        ("{{ x }}", {"x": "http://a.example/" + "x" * 9000}),
+        ("{{ x }}", {"x": ["http://a.example/"]}),
+    ],
+)
+def test_urls_that_are_refused(url: str, value: Any) -> None:
+    with pytest.raises(StepFailure) as caught:
+        render({"url": url}, value)
+    assert (caught.value.reason, caught.value.sent, caught.value.final) == ("InvalidUrl", False, True)
+    assert ":p@" not in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\x7f", "a\x01", "x" * 9000])
+def test_a_header_cannot_be_split(value: str) -> None:
+    with pytest.raises(StepFailure) as caught:
+        render({"url": "http://a.example", "headers": {"X-A": "{{ v }}"}}, {"v": value})
+    assert (caught.value.reason, caught.value.final) == ("InvalidHeader", True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"headers": {"Host": "x"}}, "httpCall.headers.Host: the header Host belongs to the connection"),
+        ({"headers": {"content-length": "1"}}, "belongs to the connection"),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, "belongs to the connection"),
+        ({"headers": {"X A": "1"}}, "'X A' is not a header name"),
+        ({"headers": {"X-A": "1", "x-a": "2"}}, "is set twice"),
+        ({"headers": {"X-A": "{{ 1 + }}"}}, "httpCall.headers.X-A: "),
+        ({"query": {"q": "{{ nope( }}"}}, "httpCall.query.q: "),
+        ({"body": {"a": ["{{ 1 + }}"]}}, "httpCall.body.a[0]: "),
+        ({"auth": {"bearer": {"secretRef": {"name": "a", "key": "b"}}}}, "httpCall.auth: this version"),
+        ({"tls": {"caSecretRef": {"name": "a", "key": "b"}}}, "httpCall.tls: this version"),
+        ({"expect": {"if": "true"}}, "httpCall.expect.if: this version"),
+    ],
+)
+def test_refused_at_apply(spec: dict[str, Any], said: str) -> None:
+    _, problems = compile_call({"url": "https://a.example/", **spec})
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+def test_url_from_is_refused_at_apply() -> None:
+    _, problems = compile_call({"urlFrom": {"secretRef": {"name": "a", "key": "b"}}})
+    assert problems == ["httpCall.urlFrom: this version of Stepwell does not support this field yet; take it away"]
+
+
+def test_a_body_over_the_limit() -> None:
+    with pytest.raises(StepFailure) as caught:
+        render({"url": "http://a.example", "body": {"a": "{{ x }}", "b": "y" * 600_000}}, {"x": "x" * 600_000})
+    assert caught.value.reason == "RequestTooLarge"
