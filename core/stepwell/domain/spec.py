@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Strict, StringConstraints
+from pydantic import Field, Strict, StringConstraints
 
 from stepwell.domain.http_spec import Expect, HttpAuth, HttpCall, SecretHeader, SecretParameter, Tls, UrlFrom
 from stepwell.domain.model import (
@@ -16,11 +16,13 @@ from stepwell.domain.model import (
     Flag,
     JsonMap,
     JsonTemplate,
+    Label,
     Model,
     Number,
     ObjectName,
     Seconds,
     SecretKeyRef,
+    Text,
     TextTemplate,
     at_most,
 )
@@ -93,15 +95,23 @@ class WorkflowRunSpec(Model):
 
 
 class Metadata(Model):
-    """What Stepwell reads of an object's metadata; the API server checks the rest."""
-
-    model_config = ConfigDict(extra="ignore")
+    """An object's metadata. Stepwell reads the first five; the others are the API server's."""
 
     name: ObjectName | None = None
-    generate_name: str | None = None
-    namespace: str = "default"
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
+    generate_name: Annotated[str, Strict(), StringConstraints(min_length=1, max_length=253)] | None = None
+    namespace: Label = "default"
+    labels: dict[str, Text] | None = None
+    annotations: dict[str, Text] | None = None
+    creation_timestamp: Any = None
+    deletion_grace_period_seconds: Any = None
+    deletion_timestamp: Any = None
+    finalizers: Any = None
+    generation: Any = None
+    managed_fields: Any = None
+    owner_references: Any = None
+    resource_version: Any = None
+    self_link: Any = None
+    uid: Any = None
 
 
 class Workflow(Model):
