@@ -34,8 +34,7 @@ def connect(url: str) -> Redis:
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=None,  # `bounded` limits each call as a whole
             retry=Retry(NoBackoff(), 0),
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,
         )
     except ValueError as error:
         msg = f"REDIS_URL: {error}"

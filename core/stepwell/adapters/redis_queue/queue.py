@@ -6,7 +6,6 @@ The work is done by the functions of ``stepwell_ready.lua``, each one round trip
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,7 +41,7 @@ class ReadyQueue:
         self._redis = connect(url)
         self._execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
         self._base = f"{{{prefix}}}"
-        self._token_in_doubt = False
+        self._token_held = False
         self.calls = 0
 
     async def add(self, items: Sequence[ReadyRun]) -> None:
@@ -59,7 +58,9 @@ class ReadyQueue:
 
         While work remains, it leaves a token that ends somebody's `wait`.
         """
-        return list(orjson.loads(await self._call("take", n)))
+        answer = await self._call("take", n)
+        self._token_held = False
+        return list(orjson.loads(answer))
 
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 (the server waits, not we)
         """Wait up to ``timeout`` seconds for work; True: call `take` now.
@@ -68,13 +69,11 @@ class ReadyQueue:
         goes lost with the process that it had woken.
         """
         self.calls += 1
-        try:
-            async with bounded("waiting for runs", timeout + CALL_TIMEOUT):
-                token = await self._execute("BLPOP", f"{self._base}:wake", max(timeout, _SHORTEST_WAIT))
-                return token is not None
-        except asyncio.CancelledError:
-            self._token_in_doubt = True
-            raise
+        self._token_held = True  # also where we are cancelled, or the answer is lost
+        async with bounded("waiting for runs", timeout + CALL_TIMEOUT):
+            token = await self._execute("BLPOP", f"{self._base}:wake", max(timeout, _SHORTEST_WAIT))
+        self._token_held = token is not None
+        return self._token_held
 
     async def remove(self, ids: Mapping[str, Sequence[str]]) -> int:
         """Take these ids (by namespace) out; answers how many were there."""
@@ -91,6 +90,12 @@ class ReadyQueue:
         """How many runs wait, by namespace."""
         found = await self._call("depth")
         return dict(zip(found[::2], found[1::2], strict=True))
+
+    async def mark(self) -> bool:
+        """Leave a mark on the server; whether the last one was still there, so that nothing was lost since."""
+        self.calls += 1
+        async with bounded("marking the ready queue"):
+            return await self._execute("SET", f"{self._base}:mark", 1, "NX") is None
 
     async def publish_cancel(self, run_ids: Sequence[str]) -> None:
         """Hint to all listeners that these runs were cancelled; whoever does not hear it reads it from PostgreSQL."""
@@ -116,9 +121,9 @@ class ReadyQueue:
                     yield orjson.loads(message["data"])
 
     async def close(self) -> None:
-        """Disconnect; a token that a cancelled `wait` may have swallowed is left for another worker."""
+        """Disconnect. A token that `wait` took without a `take` after it is left for another worker."""
         with contextlib.suppress(UnavailableError):
-            if self._token_in_doubt:
+            if self._token_held:
                 await self.take(0)
         with contextlib.suppress(UnavailableError):
             async with bounded("disconnecting"):
