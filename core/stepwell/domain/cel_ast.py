@@ -17,10 +17,11 @@ Fields: TypeAlias = dict[int, list["int | bytes"]]
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A literal; ``text`` is that of a string, else None."""
+    """A literal: a string's text, an integer's number, and its size in bytes."""
 
-    text: str | None
-    size: int
+    text: str | None = None
+    number: int | None = None
+    size: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Comprehension:
     result: Node
     position: int
 
+
+EMPTY_LIST = Collection((), is_map=False)
 
 Node: TypeAlias = "Constant | Ident | Select | Call | Collection | Comprehension"
 
@@ -152,8 +155,10 @@ class _Reader:
 def _constant(fields: Fields) -> Constant:
     if 6 in fields:
         text = _text(fields, 6)
-        return Constant(text, len(text))
-    return Constant(None, len(_bytes(fields, 7)) if 7 in fields else 8)
+        return Constant(text=text, size=len(text))
+    if 7 in fields:
+        return Constant(size=len(_bytes(fields, 7)))
+    return Constant(number=_int(fields, 3) if 3 in fields else None)
 
 
 def _positions(source_info: bytes) -> Iterator[tuple[int, int]]:

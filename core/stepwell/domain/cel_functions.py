@@ -9,6 +9,8 @@ from urllib.parse import quote
 import orjson
 from cel_expr_python import cel  # type: ignore[import-untyped, unused-ignore] # ships stubs, but no py.typed
 
+from stepwell.domain.cel_cost import MAX_RANGE
+from stepwell.domain.cel_loops import EACH
 from stepwell.domain.cel_values import to_json
 from stepwell.domain.documents import loads
 
@@ -29,6 +31,7 @@ def declarations() -> list[cel.FunctionDecl]:
         _function("toJson", T.STRING, _to_json, *((kind,) for kind in ANY)),
         _function("sha256", T.STRING, _sha256, (T.STRING,), (T.BYTES,)),
         _function("urlencode", T.STRING, _urlencode, (T.STRING,)),
+        _function(EACH, LIST, _each, (LIST,), (MAP,)),
         _function("lists.range", T.List(T.INT), _range, (T.INT,)),
         _method("distinct", LIST, _distinct, (LIST,)),
         _method("flatten", LIST, _flatten, (LIST,), (LIST, T.INT)),
@@ -55,6 +58,12 @@ def _declare(
     return cel.FunctionDecl(name, overloads)
 
 
+def _each(value: list[Any] | dict[Any, Any]) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    return sorted(value, key=lambda key: (type(key).__name__, key))
+
+
 def _json(text: str) -> object:
     return loads(text, what="the text given to json()")
 
@@ -72,8 +81,9 @@ def _urlencode(text: str) -> str:
 
 
 def _range(count: int) -> list[int]:
-    if count > 10_000:
-        raise ValueError("lists.range() makes at most 10,000 numbers")
+    if count > MAX_RANGE:
+        message = f"lists.range() makes at most {MAX_RANGE:,} numbers"
+        raise ValueError(message)
     return list(range(count))
 
 

@@ -7,7 +7,7 @@ converted, and maps have a random order (docs/adr/0002-expressions.md).
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from cel_expr_python import cel  # type: ignore[import-untyped, unused-ignore] # ships stubs, but no py.typed
 from cel_expr_python.ext import (  # type: ignore[import-untyped, unused-ignore]
@@ -19,13 +19,16 @@ from cel_expr_python.ext import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from stepwell.domain import cel_ast, cel_functions
-from stepwell.domain.cel_names import ALIAS, MAX_PATHS
+from stepwell.domain.cel_loops import ALIAS
+from stepwell.domain.cel_names import MAX_PATHS
 from stepwell.domain.cel_values import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stepwell.domain.documents import JsonValue
+
+Activation: TypeAlias = Any
 
 _ERROR: Final[Any] = cel.Type.ERROR
 
@@ -45,32 +48,63 @@ def parse(text: str) -> cel_ast.Node:
 class Program:
     """An expression over aliases, checked and ready to be evaluated."""
 
-    __slots__ = ("_compiled",)
+    __slots__ = ("_compiled", "_text", "_value")
 
     def __init__(self, text: str) -> None:
         """Raises CelError."""
-        try:
-            compiled = _environment().compile(text)
-            if compiled.return_type().name().startswith("optional_type"):
-                compiled = _environment().compile(f"({text}\n).value()")
-        except (RuntimeError, ValueError, MemoryError) as exc:
-            raise CelError(str(exc)) from exc
-        self._compiled = compiled
+        self._text = text
+        self._value: Any = None
+        self._compiled = _compile(text)
+        if self._compiled.return_type().name().startswith("optional_type"):
+            self._compiled = self._value = _compile(self._of_optional())
 
     def run(self, data: Mapping[str, Any]) -> JsonValue:
         """The value as JSON. Raises CelError, or ValueError for a value that is not JSON."""
+        return self._run(self._compiled, None, data)
+
+    def run_on(self, activation: Activation) -> JsonValue:
+        """The same with values that were handed over before, by ``activate``."""
+        return self._run(self._compiled, activation, None)
+
+    def _run(self, compiled: Any, activation: Activation | None, data: Mapping[str, Any] | None) -> JsonValue:
         try:
-            value = self._compiled.eval(data=data)
+            value = compiled.eval(activation, data)
             plain = value.plain_value()
         except (RuntimeError, ValueError) as exc:
             raise CelError(str(exc)) from exc
         except MemoryError as exc:
             raise CelError("it takes too much memory") from exc
         except (TypeError, SystemError) as exc:
-            raise CelError("the result is or holds an optional; write .orValue(…) after it") from exc
+            if compiled is self._value:
+                raise CelError("the result holds an optional; write .orValue(…) after it") from exc
+            return self._run(self._unwrapped(), activation, data)
         if plain.__class__ is str and value.type() == _ERROR:
             raise CelError(plain)
         return to_json(plain)
+
+    def _unwrapped(self) -> Any:
+        """An optional cannot be read, but its value can; that a result is one may show at run time only."""
+        if self._value is None:
+            try:
+                self._value = _compile(self._of_optional())
+            except CelError:  # a list or map around an optional
+                self._value = self._compiled
+        return self._value
+
+    def _of_optional(self) -> str:
+        return f"({self._text}\n).value()"
+
+
+def activate(data: Mapping[str, Any]) -> Activation:
+    """Values by alias, to be handed to ``run_on``: the library converts each of them once."""
+    return _environment().Activation(data)
+
+
+def _compile(text: str) -> Any:
+    try:
+        return _environment().compile(text)
+    except (RuntimeError, ValueError, MemoryError) as exc:
+        raise CelError(str(exc)) from exc
 
 
 @cache

@@ -20,9 +20,11 @@ _NO_OVERLOAD_NOW = re.compile(r"No matching overloads found : (.*)")
 _OPERATOR = re.compile(r"^_(.{1,2})_$")
 _TYPES = {"int64": "int", "uint64": "uint", "null_type": "null", "dyn": "any"}
 
+_NOT_ITERABLE = "a macro such as map() or filter() runs over something that is neither a list nor an object"
 _FIXED = {
     "Applying SELECT to non-message type": "a field is read of something that is not an object",
-    "<iter_range>": "a macro such as map() or filter() runs over something that is neither a list nor an object",
+    "_sw_each": _NOT_ITERABLE,
+    "<iter_range>": _NOT_ITERABLE,
     "<jump_condition>": "a condition is not a boolean",
     "Iteration budget exceeded": "it takes more than 10,000 iterations",
     "optional.none() dereference": "the value is absent; write .orValue(…) for what stands in its place",
@@ -52,7 +54,7 @@ def of_evaluation(raw: str, missing: Callable[[str], str]) -> str:
         if key in text:
             return fixed
     if match := _NO_OVERLOAD_NOW.search(text):
-        return f"{_call(match.group(1))} does not work on these types"
+        return f"there is no {_call(match.group(1))}"
     return text
 
 
@@ -69,7 +71,7 @@ def _compile_message(text: str) -> str:
     if match := _UNKNOWN.fullmatch(text):
         return f"there is no function {match.group(1)}()"
     if match := _NO_OVERLOAD.fullmatch(text):
-        return f"{_signature(match.group(1), _arguments(match.group(2)))} does not exist"
+        return f"there is no {_signature(match.group(1), _arguments(match.group(2)))}"
     if text.startswith("reserved identifier: "):
         return f"{text[21:]} is a reserved word of CEL; write input.{text[21:]}"
     return text

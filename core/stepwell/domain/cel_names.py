@@ -6,28 +6,19 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stepwell.domain.cel_ast import Call, Collection, Comprehension, Ident, Node, children
+from stepwell.domain.cel_loops import ALIAS, MACROS, sort_keys
 from stepwell.domain.cel_paths import Binding, Path, Use
+from stepwell.domain.cel_scoping import TYPES, free, refuse_odd_nodes
 from stepwell.domain.cel_tokens import Token, plain_text
 from stepwell.domain.errors import ExpressionError
 from stepwell.domain.scope import RUN_FIELDS, STEP_FIELDS, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-ALIAS = "_sw_"
+    from stepwell.domain.cel_ast import Ident, Node
+
 MAX_PATHS = 64
-TYPES = frozenset(
-    {"bool", "bytes", "double", "dyn", "google", "int", "list", "map", "null_type", "optional_type"}
-    | {"string", "type", "uint"}
-)
-NAMESPACES = {
-    "base64": {"encode", "decode"},
-    "lists": {"range"},
-    "optional": {"of", "ofNonZeroValue", "none", "unwrap"},
-    "strings": {"quote"},
-}
-MACROS = frozenset({"map", "filter", "all", "exists", "exists_one"})
 
 
 @dataclass(slots=True)
@@ -68,31 +59,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _free(node: Node, bound: frozenset[str]) -> Iterator[Ident]:
-    """The identifiers that no macro declares."""
-    match node:
-        case Ident(name=name):
-            if name not in bound:
-                yield node
-        case Call(target=Ident(name=name), function=function) if _is_namespaced(name, function) and name not in bound:
-            for arg in node.args:
-                yield from _free(arg, bound)
-        case Comprehension():
-            inner = bound | {node.accumulator}
-            yield from _free(node.over, bound)
-            yield from _free(node.initial, bound)
-            yield from _free(node.condition, inner | {node.variable})
-            yield from _free(node.step, inner | {node.variable})
-            yield from _free(node.result, inner)
-        case _:
-            for child in children(node):
-                yield from _free(child, bound)
-
-
-def _is_namespaced(name: str, function: str) -> bool:
-    return (name == "math" and function not in MACROS) or function in NAMESPACES.get(name, ())
-
-
 class _Resolver:
     def __init__(self, text: str, tokens: list[Token], scope: Scope) -> None:
         self._text = text
@@ -103,34 +69,19 @@ class _Resolver:
         self._names = Names()
 
     def resolve(self, tree: Node) -> Names:
-        self._refuse_odd_nodes(tree)
-        for ident in _free(tree, frozenset()):
+        refuse_odd_nodes(tree)
+        for ident in free(tree):
             self._ident(ident)
         self._now()
         text = self._text
         for start in sorted(self._cuts, reverse=True):
             end, alias = self._cuts[start]
             text = text[:start] + alias + text[end:]
-        self._names.text = text
+        self._names.text = sort_keys(text)
         if len(self._names.bindings) > MAX_PATHS:
             message = f"it reads {len(self._names.bindings)} different values; at most {MAX_PATHS} are allowed"
             raise ExpressionError(message)
         return self._names
-
-    def _refuse_odd_nodes(self, node: Node) -> None:
-        match node:
-            case Collection(message=kind) if kind:
-                message = f"{kind}{{…}} is not supported; only maps {{…}} can be built"
-                raise ExpressionError(message)
-            case Comprehension(variable=variable, accumulator=accumulator):
-                for name in (variable, accumulator):
-                    if name.startswith(ALIAS):
-                        message = f"the name {name} is reserved; use one without {ALIAS}"
-                        raise ExpressionError(message)
-            case Call(function="approvalUrl", target=None):
-                raise ExpressionError("approvalUrl() is not supported yet")
-        for child in children(node):
-            self._refuse_odd_nodes(child)
 
     def _ident(self, ident: Ident) -> None:
         name = ident.name

@@ -43,11 +43,12 @@ class Path:
 
     def finder(self) -> Finder:
         """Reads the value; KeyError, IndexError or TypeError where there is none."""
-        steps = (self.root, *self.parts)
-        if len(steps) == 1:
-            return lambda variables: variables[steps[0]]
-        if len(steps) == 2 and isinstance(steps[1], str):
-            return _pair(steps[0], steps[1])
+        root, parts = self.root, self.parts
+        if not parts:
+            return lambda variables: variables[root]
+        if len(parts) == 1 and isinstance(parts[0], str):
+            return _pair(root, parts[0])
+        steps = (root, *parts)
         if any(isinstance(step, int) for step in steps):
             return lambda variables: _indexed(variables, steps)
         return lambda variables: _fields(variables, steps)
@@ -111,7 +112,7 @@ def _suffix(part: str | int) -> str:
 
 def _pair(root: str, field: str) -> Finder:
     def find(variables: Variables) -> JsonValue:
-        return variables[root][field]  # type: ignore[index, call-overload, return-value] # a wrong type is a TypeError
+        return variables[root][field]  # type: ignore[index, call-overload] # a wrong type is a TypeError
 
     return find
 
@@ -140,4 +141,4 @@ def _only(value: JsonValue, field: str) -> JsonValue:
 
 def _each(value: JsonValue) -> JsonValue:
     """The library visits the keys of a map in an order that differs from process to process."""
-    return sorted(value) if isinstance(value, Mapping) else value
+    return [*sorted(value)] if isinstance(value, Mapping) else value

@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepwell.domain import cel_ast, cel_messages
-from stepwell.domain.cel_library import CelError, Program, parse
-from stepwell.domain.cel_names import ALIAS, Names, qualify_has, resolve
-from stepwell.domain.cel_paths import Path, kind_of
+from stepwell.domain.cel_evaluation import Evaluation, reader
+from stepwell.domain.cel_library import Activation, CelError, Program, parse
+from stepwell.domain.cel_names import Names, qualify_has, resolve
+from stepwell.domain.cel_paths import kind_of
 from stepwell.domain.cel_tokens import tokenize
 from stepwell.domain.documents import JsonValue
 from stepwell.domain.errors import EvaluationError, ExpressionError
@@ -22,6 +23,7 @@ __all__ = ["STEP_VARIABLES", "TRIGGER_VARIABLES", "Context", "Expression", "Scop
 
 MAX_LENGTH = 4096
 MAX_MACROS = 8
+MAX_LOOPS = 4  # macros inside one another; each doubles what it takes to estimate the cost
 SHOWN = 120  # characters of an expression that an error message repeats
 
 
@@ -32,11 +34,12 @@ class Context:
     ``now()`` returns; it knows its time zone.
     """
 
-    __slots__ = ("now", "variables")
+    __slots__ = ("activations", "now", "variables")
 
     def __init__(self, variables: Mapping[str, JsonValue], *, now: datetime) -> None:
         self.variables = variables
         self.now = now
+        self.activations: dict[str, Activation] = {}
 
 
 Evaluate: TypeAlias = Callable[[Context], JsonValue]
@@ -57,11 +60,15 @@ class Expression:
 
     def evaluate(self, context: Context) -> JsonValue:
         """The value as JSON. Raises EvaluationError, naming the expression and the key that is missing."""
-        return self._evaluate(context)
+        try:
+            return self._evaluate(context)
+        except EvaluationError as exc:
+            message = f"{_shown(self.text)}: {exc}"
+            raise EvaluationError(message) from exc
 
     def test(self, context: Context) -> bool:
         """The value of a condition. Raises EvaluationError where it is not a boolean."""
-        value = self._evaluate(context)
+        value = self.evaluate(context)
         if value is True or value is False:
             return value
         message = f"{_shown(self.text)}: a condition is true or false, but this is {kind_of(value)}"
@@ -77,9 +84,8 @@ def compile_expression(text: str, scope: Scope) -> Expression:
         message = f"{_shown(text)}: {exc}"
         raise ExpressionError(message) from exc
     variables = frozenset(binding.path.root for binding in names.bindings)
-    if names.whole is not None:
-        return Expression(text, variables, _reader(text, names.whole))
-    return Expression(text, variables, _runner(text, names, program))
+    reading = reader(names.whole) if names.whole else Evaluation(names, program).run
+    return Expression(text, variables, reading)
 
 
 def _compile(text: str, scope: Scope) -> tuple[Names, Program]:
@@ -108,52 +114,21 @@ def _check_macros(tree: cel_ast.Node) -> None:
     if count > MAX_MACROS:
         message = f"it has {count} macros such as map() and filter(); at most {MAX_MACROS} are allowed"
         raise ExpressionError(message)
+    if _loops(tree) > MAX_LOOPS:
+        message = f"it nests macros such as map() more than {MAX_LOOPS} deep"
+        raise ExpressionError(message)
+
+
+def _loops(node: cel_ast.Node) -> int:
+    inside = max(map(_loops, cel_ast.children(node)), default=0)
+    if isinstance(node, cel_ast.Comprehension) and node.over != cel_ast.EMPTY_LIST:
+        return max(_loops(node.over), 1 + max(_loops(node.step), _loops(node.condition)), _loops(node.result))
+    return inside
 
 
 def _compile_message(raw: str, *, columns: bool) -> str:
     column, message = cel_messages.of_compilation(raw)[0]
     return f"{message}, at character {column}" if columns and column else message
-
-
-def _reader(text: str, path: Path) -> Evaluate:
-    """A plain path needs no library."""
-    find = path.finder()
-
-    def evaluate(context: Context) -> JsonValue:
-        try:
-            return find(context.variables)
-        except (KeyError, TypeError, IndexError) as exc:
-            message = f"{_shown(text)}: {path.explain(context.variables)}"
-            raise EvaluationError(message) from exc
-
-    return evaluate
-
-
-def _runner(text: str, names: Names, program: Program) -> Evaluate:
-    finders = tuple((alias, binding.finder()) for binding, alias in names.bindings.items())
-    paths = {alias: binding.path for binding, alias in names.bindings.items()}
-
-    def evaluate(context: Context) -> JsonValue:
-        data: dict[str, object] = {}
-        variables = context.variables
-        for alias, find in finders:
-            try:
-                data[alias] = find(variables)
-            except (KeyError, TypeError, IndexError):
-                continue
-        if names.now:
-            data[f"{ALIAS}now"] = context.now
-        try:
-            return program.run(data)
-        except CelError as exc:
-            why = cel_messages.of_evaluation(str(exc), lambda alias: paths[alias].explain(variables))
-            message = f"{_shown(text)}: {why}"
-            raise EvaluationError(message) from exc
-        except ValueError as exc:
-            message = f"{_shown(text)}: {exc}"
-            raise EvaluationError(message) from exc
-
-    return evaluate
 
 
 def _shown(text: str) -> str:

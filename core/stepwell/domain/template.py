@@ -180,8 +180,8 @@ def _whole(expression: Expression, depth: int) -> Render:
     def render(context: Context, budget: Budget) -> JsonValue:
         value = evaluate(context)
         if value.__class__ is str:
-            if len(value) > SMALL:  # type: ignore[arg-type] # a str, as the line above says
-                budget.spend(len(value))  # type: ignore[arg-type]
+            if len(value) > SMALL:
+                budget.spend(len(value))
         elif isinstance(value, dict | list):
             _spend_on(value, depth, budget, expression.text)
         return value
@@ -211,10 +211,10 @@ def _depth(value: JsonValue) -> int:
 def _interpolate(parts: tuple[str | Expression, ...], context: Context, budget: Budget, quote: Quote | None) -> str:
     texts: list[str] = []
     for part in parts:
-        if part.__class__ is str:
-            texts.append(part)  # type: ignore[arg-type] # a str, as the line above says
+        if isinstance(part, str):
+            texts.append(part)
             continue
-        text = _as_text(part, context)  # type: ignore[arg-type]
+        text = _as_text(part, context)
         budget.spend(len(text))
         texts.append(text if quote is None else quote(text))
     return "".join(texts)

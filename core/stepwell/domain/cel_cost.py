@@ -1,0 +1,166 @@
+"""An upper bound of the memory and the time that an expression takes, known before it is evaluated.
+
+The library bounds iterations (10,000) and nesting, not memory: ``s.replace('a', s)`` makes 1 GB of 32 kB, and ``map``
+copies its result for every item, so that 10,000 items take 1.6 GB and 5 s. An expression is a sum of products of the
+sizes of what it reads; here it is computed over sizes instead of values. Sizes are bytes of JSON.
+
+Why a loop's body is computed only twice: such a body f is convex, so over items whose sizes add up to n, the sum of
+f(item) is at most ``count * f(0) + f(n) - f(0)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import orjson
+
+from stepwell.domain.cel_ast import Call, Collection, Comprehension, Constant, Ident, Node, Select
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LIMIT = 64 << 20
+DOCUMENT = 1 << 20  # the largest value that an expression reads
+ITERATIONS = 10_000  # the library's own budget for one evaluation
+APPEND = 16  # bytes copied for every pair of items of a list that a macro builds
+MAX_RANGE = 2000  # numbers that lists.range() makes
+COMPARE = 4  # the same for an item that is compared, as `in` does
+STEPS = (DOCUMENT, 1 << 17, 1 << 15, 1 << 13, 1 << 11, 1 << 9)
+
+_PREDICATES = frozenset(
+    {"_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "@in", "!_", "_&&_", "_||_", "contains", "startsWith", "endsWith"}
+    | {"matches", "size", "indexOf", "lastIndexOf", "@not_strictly_false", "int", "double", "uint", "bool", "type"}
+)
+
+
+class Size(NamedTuple):
+    """Of a value: its bytes, its longest list or object, and the items of all of them together."""
+
+    bytes: int = 8
+    longest: int = 0
+    items: int = 0
+    text: bool = False
+    """A string of the context: the library copies it whenever it is read."""
+
+
+Sizes: TypeAlias = "Mapping[str, Size]"
+_NOTHING = Size(0)
+
+
+def harmless(tree: Node, aliases: list[str]) -> int:
+    """The bytes that each value read may have without a closer look; all values are documents of at most 1 MiB."""
+    for size in STEPS:
+        items = min(size // 2, ITERATIONS)
+        if work(tree, dict.fromkeys(aliases, Size(size, items, items, text=True))) <= LIMIT:
+            return size
+    return 0
+
+
+def measure(value: object) -> Size:
+    """The size of a JSON value."""
+    if isinstance(value, str):
+        return Size(len(value), text=True)
+    if not isinstance(value, list | dict):
+        return Size()
+    longest = items = 0
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        items += len(node)
+        longest = max(longest, len(node))
+        inner = node.values() if isinstance(node, dict) else node
+        stack.extend(child for child in inner if child.__class__ in {list, dict})
+    return Size(len(orjson.dumps(value)), longest, items)
+
+
+def work(tree: Node, sizes: Sizes) -> int:
+    """The bytes that evaluation allocates or goes through, at most."""
+    return _cost(tree, sizes)[1]
+
+
+def _cost(node: Node, sizes: Sizes) -> tuple[Size, int]:
+    match node:
+        case Constant(size=count):
+            return Size(count), 0
+        case Ident(name=name):
+            size = sizes.get(name, Size())
+            return size, size.bytes if size.text else 0
+        case Select(operand=operand, test=test):
+            inner, spent = _cost(operand, sizes)
+            return (Size() if test else inner._replace(text=False)), spent
+        case Call():
+            return _call(node, sizes)
+        case Collection(parts=parts):
+            size, spent = _sum(parts, sizes)
+            return size._replace(longest=max(size.longest, len(parts)), items=size.items + len(parts)), spent
+        case Comprehension():
+            return _loop(node, sizes)
+
+
+def _sum(nodes: tuple[Node, ...], sizes: Sizes) -> tuple[Size, int]:
+    costs = [_cost(node, sizes) for node in nodes]
+    size = Size(
+        8 + sum(size.bytes for size, _ in costs),
+        sum(size.longest for size, _ in costs),
+        sum(size.items for size, _ in costs),
+    )
+    return size, sum(spent for _, spent in costs)
+
+
+def _call(node: Call, sizes: Sizes) -> tuple[Size, int]:
+    parts = node.args if node.target is None else (node.target, *node.args)
+    size, spent = _sum(parts, sizes)
+    if node.function in _PREDICATES:
+        return Size(), spent + size.bytes + COMPARE * size.longest
+    match node.function:
+        case "_[_]" | "_?._" | "_[?_]" | "value" | "orValue" | "or":
+            return size, spent
+        case "replace":
+            (text, _), (new, _) = _cost(parts[0], sizes), _cost(parts[2], sizes)
+            made = text.bytes + (text.bytes + 1) * new.bytes
+            return Size(made), spent + made
+        case "join":
+            separator = _cost(parts[1], sizes)[0].bytes if len(parts) > 1 else 0
+            made = size.bytes + size.longest * separator
+            return Size(made), spent + made
+        case "format":  # %.1000f
+            made = size.bytes + 200 * _cost(parts[0], sizes)[0].bytes
+            return Size(made), spent + made
+        case "split":
+            return Size(size.bytes, size.bytes, size.bytes), spent + 50 * size.bytes
+        case "json" | "toJson" | "urlencode" | "strings.quote" | "quote":
+            return size._replace(
+                bytes=6 * size.bytes, longest=size.bytes // 2, items=size.bytes // 2
+            ), spent + 12 * size.bytes
+        case "range":
+            return _range(node.args), spent + 8 * MAX_RANGE
+        case _:
+            return size, spent + size.bytes
+
+
+def _range(args: tuple[Node, ...]) -> Size:
+    given = args[0].number if args and isinstance(args[0], Constant) else None
+    count = MAX_RANGE if given is None else min(given, MAX_RANGE)
+    return Size(8 * count, count, count)
+
+
+def _loop(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:
+    over, spent = _cost(node.over, sizes)
+    initial, started = _cost(node.initial, sizes)
+    spent += started
+    count = min(over.longest, ITERATIONS)
+    if not count:  # cel.bind() and optMap() loop over an empty list
+        size, ended = _cost(node.result, {**sizes, node.accumulator: initial})
+        return size, spent + ended
+    least, most = (_body(node, {**sizes, node.accumulator: _NOTHING, node.variable: item}) for item in (_NOTHING, over))
+    made, longest, items = (count * low + high - low for low, high in zip(least[0][:3], most[0][:3], strict=True))
+    spent += count * least[1] + most[1] - least[1]
+    if not isinstance(node.initial, Collection):
+        return Size(), spent
+    result = Size(made + APPEND * count, max(count, longest), items + count)
+    return result, spent + APPEND * count * max(min(over.items, ITERATIONS), count)
+
+
+def _body(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:
+    size, spent = _cost(node.step, sizes)
+    return size, spent + _cost(node.condition, sizes)[1]
