@@ -71,9 +71,13 @@ class EmbeddedPostgres:
         return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self._sockets), safe='')}"
 
     def start(self) -> str:
-        """Start on the directory, making the cluster if there is none, and return `dsn`; crash recovery is included."""
+        """Start on the directory, making the cluster if there is none, and return `dsn`; a crash is recovered from."""
+        if self._server is not None and self._server.running:
+            return self.dsn()
         self._directory.acquire()
         try:
+            if self._server is not None:  # killed by somebody else
+                self._server.kill()
             if not (self.data / "PG_VERSION").exists():
                 self._initdb()
             end_orphan(self.data)

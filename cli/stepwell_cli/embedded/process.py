@@ -52,13 +52,12 @@ class Server:
         self._stop_signal = stop_signal
         with log.open("wb") as output:
             self._process = spawn(argv, owner, output.fileno())
-        self._watchdog = subprocess.Popen(  # noqa: S603 (fixed text, paths as arguments)
-            ["/bin/sh", "-c", _WATCHDOG, "watchdog", str(self.pid), stop_signal.name[3:], *map(str, disposable)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            self._watchdog = _watch(self.pid, stop_signal, disposable)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            raise
 
     @property
     def pid(self) -> int:
@@ -103,6 +102,16 @@ class Server:
         self._process.wait()
         with contextlib.suppress(BrokenPipeError):
             self._watchdog.communicate(b"\n")
+
+
+def _watch(pid: int, stop_signal: signal.Signals, disposable: Sequence[Path]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 (fixed text, paths as arguments)
+        ["/bin/sh", "-c", _WATCHDOG, "watchdog", str(pid), stop_signal.name[3:], *map(str, disposable)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def spawn(argv: Sequence[str], owner: tuple[int, int] | None, output: int) -> subprocess.Popen[bytes]:

@@ -44,8 +44,12 @@ class EmbeddedValkey:
 
     def start(self) -> str:
         """Start an empty server and return `url`."""
+        if self._server is not None and self._server.running:
+            return self.url
         self._directory.acquire()
         try:
+            if self._server is not None:  # killed by somebody else
+                self._server.kill()
             self._launch()
         except BaseException:
             self._directory.release()
