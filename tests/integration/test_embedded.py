@@ -85,7 +85,7 @@ def test_a_server_killed_from_outside_can_be_started_again(kept: Path) -> None:
             server.start()  # nothing to do
             assert server.pid == first
             os.kill(first, signal.SIGKILL)
-            eventually_sync(lambda pid=first: gone(pid))
+            eventually_sync(lambda server=server: not server.running)
             server.start()
             assert server.pid != first
         assert execute(postgres.dsn(), "SELECT 1") == [(1,)]

@@ -62,6 +62,11 @@ class EmbeddedPostgres:
         return self._directory.path / "data"
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended since."""
+        return self._server is not None and self._server.running
+
+    @property
     def pid(self) -> int:
         """The postmaster's process id."""
         return self._running().pid
@@ -72,7 +77,7 @@ class EmbeddedPostgres:
 
     def start(self) -> str:
         """Start on the directory, making the cluster if there is none, and return `dsn`; a crash is recovered from."""
-        if self._server is not None and self._server.running:
+        if self.running:
             return self.dsn()
         self._directory.acquire()
         try:

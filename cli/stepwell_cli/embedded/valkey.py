@@ -33,6 +33,11 @@ class EmbeddedValkey:
         self._socket = Path()
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended since."""
+        return self._server is not None and self._server.running
+
+    @property
     def pid(self) -> int:
         """The server's process id."""
         return self._running().pid
@@ -44,7 +49,7 @@ class EmbeddedValkey:
 
     def start(self) -> str:
         """Start an empty server and return `url`."""
-        if self._server is not None and self._server.running:
+        if self.running:
             return self.url
         self._directory.acquire()
         try:
