@@ -14,12 +14,14 @@ from stepwell.adapters.postgres.liveness import Liveness
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.postgres.upkeep_store import PostgresUpkeepStore
+from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.domain.action import Actions
 from stepwell.domain.errors import StepwellError
 from stepwell.engine.clock import Clock
 from stepwell.engine.dispatch import Dispatcher
 from stepwell.engine.execution import Execution
 from stepwell.engine.maintenance.audit import WaitingAudit
+from stepwell.engine.maintenance.job import Job
 from stepwell.engine.maintenance.leader import Leader
 from stepwell.engine.maintenance.offers import Offers
 from stepwell.engine.maintenance.partitions import Partitions
@@ -34,8 +36,6 @@ from stepwell.settings import Settings
 from stepwell.version import VERSION
 from stepwell_worker.heartbeat import Heartbeat
 from stepwell_worker.ownership import OwnershipAudit
-
-from stepwell.adapters.redis_queue.queue import ReadyQueue
 
 SUSPECTS = 2.0  # seconds between looks for a suspect
 
@@ -82,7 +82,8 @@ class Worker:
         async with AsyncExitStack() as stack:
             clock = Clock()
             claims, journal, upkeep = [
-                await stack.enter_async_context(Session(self._dsn, name, clock)) for name in ("claims", "journal", "upkeep")
+                await stack.enter_async_context(Session(self._dsn, name, clock))
+                for name in ("claims", "journal", "upkeep")
             ]
             store = PostgresRunStore(claims, journal)
             self.dispatcher = dispatcher = self._dispatcher(worker, store, clock, trust)
@@ -132,7 +133,7 @@ class Worker:
 
     def _leader(self, store: PostgresUpkeepStore, worker: int) -> Leader:
         offers = Offers(self._queue)
-        jobs = [
+        jobs: list[Job] = [
             Timers(store, offers),
             Reaper(store, offers),
             ReAdder(store, offers, self._queue),

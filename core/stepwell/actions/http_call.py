@@ -11,13 +11,14 @@ from stepwell.actions.http_answer import decode, request_line, shown, unexpected
 from stepwell.actions.http_redirect import STATUSES, follow
 from stepwell.actions.http_render import RequestTemplate
 from stepwell.domain.action import Outcome
+from stepwell.domain.http import HttpRequest
 from stepwell.domain.retry import RetryPolicy, StepFailure
 
 if TYPE_CHECKING:
     from stepwell.domain.action import Call, Compiler, EffectAction, Shape
     from stepwell.domain.documents import JsonValue
     from stepwell.domain.expressions import Context
-    from stepwell.domain.http import HttpClient, HttpRequest, HttpResponse
+    from stepwell.domain.http import HttpClient, HttpResponse
     from stepwell.domain.http_spec import HttpCall as Spec
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -115,7 +116,8 @@ def _addressed(request: HttpRequest, call: Call) -> HttpRequest:
     """The request with the headers that name the step's run; the manifest's own win."""
     given = {name.lower() for name, _ in request.headers}
     own = (("Idempotency-Key", call.idempotency_key), ("traceparent", traceparent(call)))
-    return replace(request, headers=request.headers + tuple(pair for pair in own if pair[0].lower() not in given))
+    added = tuple(pair for pair in own if pair[0].lower() not in given)
+    return HttpRequest(request.method, request.url, request.headers + added, request.body)
 
 
 def traceparent(call: Call) -> str:

@@ -97,10 +97,10 @@ class Outcome:
 class EffectAction(Protocol):
     """A compiled action that acts on the world."""
 
-    def render(self, value: JsonValue, context: Context) -> Any:  # noqa: ANN401 - the action's own request
+    def render(self, value: JsonValue, context: Context) -> Any:
         """The request; the same for every attempt. Raises EvaluationError or StepFailure."""
 
-    async def perform(self, request: Any, call: Call, context: Context) -> Outcome:  # noqa: ANN401 - as rendered
+    async def perform(self, request: Any, call: Call, context: Context) -> Outcome:
         """Act once. Raises StepFailure; a cancelled task must leave nothing open."""
 
 
@@ -110,14 +110,14 @@ class ActionType(Protocol):
     name: ClassVar[str]
     effect: ClassVar[bool]
 
-    def compile(self, spec: Any, compiler: Compiler) -> PureAction | EffectAction:  # noqa: ANN401 - the model
+    def compile(self, spec: Any, compiler: Compiler) -> PureAction | EffectAction:
         """Compile the action's part of a step (a model of stepwell.domain.spec); problems go to the compiler."""
 
-    def retry(self, spec: Any) -> RetryPolicy:  # noqa: ANN401 - the model
+    def retry(self, spec: Any) -> RetryPolicy:  # noqa: ARG002 - for those who need it
         """The policy where neither the step nor the workflow sets one."""
         return NEVER
 
-    def shape(self, spec: Any, given: Shape) -> Shape:  # noqa: ANN401 - the model
+    def shape(self, spec: Any, given: Shape) -> Shape:  # noqa: ARG002 - for those who need it
         """The fields of the output, given those of the input."""
         return None
 

@@ -15,7 +15,7 @@ import orjson
 
 from stepwell.domain.errors import DocumentError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 MAX_BYTES = 1 << 20  # one document: a run's input, a step's output
@@ -58,30 +58,30 @@ def dumps(value: object) -> bytes:
 def check(value: JsonValue, *, what: str = "the document") -> None:
     """Raise DocumentError unless the value can be stored and read back unchanged."""
     keys = 0
-    stack: list[tuple[JsonValue, int]] = [(value, 1)]
-    while stack:
-        node, depth = stack.pop()
-        if isinstance(node, str):
-            if "\0" in node:
-                _refuse(what, "holds a NUL character (\\u0000), which PostgreSQL cannot store")
-        elif isinstance(node, dict):
-            keys += len(node)
-            if depth > MAX_DEPTH:
-                _refuse(what, f"is nested deeper than {MAX_DEPTH} levels")
-            if keys > MAX_KEYS:
-                _refuse(what, f"has over {MAX_KEYS:,} keys")
-            for key, child in node.items():
-                if "\0" in key:
-                    _refuse(what, "holds a NUL character (\\u0000) in a key, which PostgreSQL cannot store")
-                if child.__class__ in _NESTED:
-                    stack.append((child, depth + 1))
-        elif isinstance(node, list):
-            if depth > MAX_DEPTH:
-                _refuse(what, f"is nested deeper than {MAX_DEPTH} levels")
-            stack.extend((child, depth + 1) for child in node if child.__class__ in _NESTED)
+    level: list[JsonValue] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[JsonValue] = []
+        for node in level:
+            if isinstance(node, str):
+                _check_text(node, what)
+            elif isinstance(node, dict):
+                keys += len(node)
+                for key in node:
+                    _check_text(key, what)
+                inner.extend(node.values())
+            elif isinstance(node, list):
+                inner.extend(node)
+        if keys > MAX_KEYS:
+            _refuse(what, f"has over {MAX_KEYS:,} keys")
+        if not inner:
+            return
+        level = inner
+    _refuse(what, f"is nested deeper than {MAX_DEPTH} levels")
 
 
-_NESTED = frozenset({str, dict, list})
+def _check_text(text: str, what: str) -> None:
+    if "\0" in text:
+        _refuse(what, "holds a NUL character (\\u0000), which PostgreSQL cannot store")
 
 
 def _refuse(what: str, why: str) -> NoReturn:
@@ -100,7 +100,7 @@ def _refuse_text(raw: bytes, exc: Exception, what: str) -> NoReturn:
 
 
 def _refuse_huge_integers(raw: bytes, what: str) -> None:
-    """orjson turns integers beyond 64 bits into floats, so the exact parser has a second look."""
+    """Orjson turns integers beyond 64 bits into floats, so the exact parser has a second look."""
 
     def exact(digits: str) -> int:
         if len(digits) > 20 or abs(int(digits)) > MAX_INTEGER:

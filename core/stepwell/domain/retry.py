@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from stepwell.domain.documents import JsonObject
 from stepwell.domain.errors import StepwellError
 
 MAX_RETRY_AFTER = 3600.0  # seconds; a server may ask for a longer pause, but does not get it
 
 
 @dataclass(slots=True)
-class StepFailure(StepwellError):
+class StepFailure(StepwellError):  # noqa: N818 - an expected outcome of an attempt, by its name
     """One attempt of a step failed.
 
     ``kind`` is what ``retryOn`` matches: ``Timeout``, ``Network`` or ``Error``. ``status`` is the HTTP status where
@@ -30,14 +31,14 @@ class StepFailure(StepwellError):
     sent: bool = True
     retry_after: float | None = None
     final: bool = False
-    http: dict[str, object] | None = None
+    http: JsonObject | None = None
 
     def __post_init__(self) -> None:
         Exception.__init__(self, self.message)
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> JsonObject:
         """The failure as ``steps.<name>.error`` and the ``error`` columns show it."""
-        shown: dict[str, object] = {"reason": self.reason, "message": self.message}
+        shown: JsonObject = {"reason": self.reason, "message": self.message}
         if self.status is not None:
             shown["status"] = self.status
         return shown

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from stepwell.domain import decide as d
 from stepwell.domain.action import Call, Outcome
-from stepwell.domain.documents import JsonValue, dumps
+from stepwell.domain.documents import JsonObject, dumps
 from stepwell.domain.errors import EvaluationError, StepwellError
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Step
@@ -207,7 +207,9 @@ class Execution:
         except StepwellError as exc:
             failure = as_failure(exc)
         except Exception as exc:  # noqa: BLE001 - a defect of an action fails its step, never the worker
-            failure = StepFailure("InternalError", f"the action failed unexpectedly: {type(exc).__name__}: {exc}", final=True)
+            failure = StepFailure(
+                "InternalError", f"the action failed unexpectedly: {type(exc).__name__}: {exc}", final=True
+            )
         crashpoint("after_effect_before_flush")
         self._running &= ~step.bit
         del self._tasks[step.index]
@@ -235,7 +237,9 @@ class Execution:
             self._retries[step.index] = self._host.micros() + int(delay * 1e6)
             self._append(step, attempt, StepStatus.FAILED, started, error=dumps(error), http=http)
             return
-        self._record(step, attempt, StepStatus.FAILED, started, error=error, http=http, outcome=Outcome(None, failure.http))
+        self._record(
+            step, attempt, StepStatus.FAILED, started, error=error, http=http, outcome=Outcome(None, failure.http)
+        )
 
     def _record(
         self,
@@ -245,12 +249,14 @@ class Execution:
         started: int,
         *,
         output: bytes | None = None,
-        error: dict[str, Any] | None = None,
+        error: JsonObject | None = None,
         http: bytes | None = None,
         outcome: Outcome | None = None,
     ) -> None:
         """The step has its final result."""
-        record = self._append(step, attempt, status, started, output=output, error=error and dumps(error), http=http)
+        record = self._append(
+            step, attempt, status, started, output=output, error=None if error is None else dumps(error), http=http
+        )
         self.results.settle(step, status, record.finished_at, outcome or Outcome(None), error)
 
     def _append(

@@ -66,7 +66,7 @@ class Intake:
         self._clock = clock
         self._waiting: list[_Waiting] = []
         self._work = asyncio.Event()
-        self._active: dict[tuple[str, str], tuple[float, ActiveWorkflow]] = {}
+        self._active: dict[tuple[str, str], tuple[float, asyncio.Future[ActiveWorkflow]]] = {}
         self._hints: set[asyncio.Task[bool]] = set()
         self.commits = 0
 
@@ -105,7 +105,7 @@ class Intake:
             raise InputError(message)
         value = start.input
         if loaded.revision.input_schema is not None:
-            value = loaded.revision.input_schema.apply(value)
+            value = loaded.revision.input_schema.validate(value)
         now = self._clock.micros()
         return NewRun(
             id=uuid7(now // 1000, os.urandom(10)),
@@ -121,12 +121,17 @@ class Intake:
         )
 
     async def _lookup(self, namespace: str, name: str) -> ActiveWorkflow:
-        known = self._active.get((namespace, name))
-        if known is not None and time.monotonic() - known[0] < FRESH:
-            return known[1]
-        found = await self._store.active_workflow(namespace, name)
-        self._active[namespace, name] = (time.monotonic(), found)
-        return found
+        """Ask once for all starts that come meanwhile."""
+        key = (namespace, name)
+        known = self._active.get(key)
+        if known is None or time.monotonic() - known[0] > FRESH:
+            asked = asyncio.ensure_future(self._store.active_workflow(namespace, name))
+            known = self._active[key] = (time.monotonic(), asked)
+        try:
+            return await asyncio.shield(known[1])
+        except StepwellError:
+            self._active.pop(key, None)
+            raise
 
     def _submit(self, run: NewRun) -> asyncio.Future[Accepted | None]:
         answer = asyncio.get_running_loop().create_future()

@@ -173,7 +173,7 @@ class ReadyQueue(Protocol):
     async def take(self, n: int) -> list[str]:
         """Take up to ``n`` ids."""
 
-    async def wait(self, timeout: float) -> bool:
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - the other side waits, not we
         """Wait for work for up to ``timeout`` seconds; whether there may be some."""
 
 

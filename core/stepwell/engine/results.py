@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import orjson
 
 from stepwell.domain.action import Outcome
-from stepwell.domain.documents import MAX_BYTES, MAX_DEPTH, JsonValue, check, dumps
+from stepwell.domain.documents import MAX_BYTES, MAX_DEPTH, JsonObject, JsonValue, check, dumps
 from stepwell.domain.errors import EvaluationError, StepwellError
 from stepwell.domain.expressions import Context
 from stepwell.domain.retry import StepFailure
@@ -65,7 +65,7 @@ class Results:
 
     def context(self, step: Step, value: JsonValue) -> Context:
         """The values that the step's expressions may read; only those that they do read are built."""
-        variables: dict[str, Any] = {"input": value}
+        variables: dict[str, JsonValue] = {"input": value}
         if "run" in step.variables:
             variables["run"] = self._run_variable()
         if "steps" in step.variables:
@@ -98,7 +98,7 @@ class Results:
             self._handed[index] = found
         return found
 
-    def _run_variable(self) -> dict[str, JsonValue]:
+    def _run_variable(self) -> JsonObject:
         return {
             "id": self._run.id,
             "input": self._run_input,
@@ -174,7 +174,7 @@ class Results:
         if status is RunStatus.FAILED:
             failed = self._revision.steps[self.failed]
             shown = self._errors.get(failed.index)
-            error = {**(shown if isinstance(shown, dict) else {}), "step": failed.name}
+            error: JsonObject = {**(shown if isinstance(shown, dict) else {}), "step": failed.name}
         elif status is RunStatus.TIMED_OUT:
             error = {"reason": "RunTimedOut", "message": f"the run took longer than {loaded.revision.timeout:g} s"}
         else:
@@ -185,7 +185,7 @@ class Results:
         """The end of a run whose rows the store refused."""
         return self._ended(RunStatus.FAILED, now, failure.document())
 
-    def _ended(self, status: RunStatus, now: int, error: dict[str, Any]) -> End:
+    def _ended(self, status: RunStatus, now: int, error: JsonObject) -> End:
         return End(status, now, self._revision.retain_failed, error=dumps(error))
 
     def _succeeded(self, now: int) -> End:
@@ -202,7 +202,7 @@ class Results:
 
     def _closing_context(self, now: int) -> Context:
         latest = max(self._finished.values(), default=now)
-        variables = {
+        variables: dict[str, JsonValue] = {
             "input": self._run_input,
             "run": self._run_variable(),
             "steps": self._steps_variable(self._revision.all),

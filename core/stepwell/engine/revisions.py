@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -30,12 +31,13 @@ class LoadedRevision:
 
 
 class Revisions:
-    """Loads and compiles a revision at its first use and keeps the latest used."""
+    """Loads and compiles a revision at its first use, once however many ask, and keeps the latest used."""
 
     def __init__(self, load: Callable[[int], Awaitable[StoredRevision]], actions: Actions) -> None:
         self._load = load
         self._actions = actions
         self._cache: OrderedDict[int, LoadedRevision] = OrderedDict()
+        self._loading: dict[int, asyncio.Task[LoadedRevision]] = {}
 
     async def get(self, revision_id: int) -> LoadedRevision:
         """The compiled revision. Raises ManifestError where this version cannot run it, NotFoundError."""
@@ -43,7 +45,16 @@ class Revisions:
         if found is not None:
             self._cache.move_to_end(revision_id)
             return found
-        loaded = compile_stored(await self._load(revision_id), self._actions)
+        loading = self._loading.get(revision_id)
+        if loading is None:
+            loading = self._loading[revision_id] = asyncio.ensure_future(self._fetch(revision_id))
+        return await asyncio.shield(loading)
+
+    async def _fetch(self, revision_id: int) -> LoadedRevision:
+        try:
+            loaded = compile_stored(await self._load(revision_id), self._actions)
+        finally:
+            del self._loading[revision_id]
         self._cache[revision_id] = loaded
         if len(self._cache) > CAPACITY:
             self._cache.popitem(last=False)

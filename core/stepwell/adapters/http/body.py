@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from stepwell.domain.retry import StepFailure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from aiohttp import StreamReader
 
 ACCEPT_ENCODING = "gzip"
 MAX_MEMBERS = 64  # of a gzip body; each costs a copy of the rest
@@ -36,9 +36,10 @@ class Body:
     def __bytes__(self) -> bytes:
         return b"".join(self._chunks)
 
-    async def read(self, chunks: AsyncIterable[bytes]) -> None:
+    async def read(self, stream: StreamReader) -> None:
         """Read to the end. Raises StepFailure for a body that is too large or not what it says it is."""
-        async for chunk in chunks:
+        while not stream.at_eof():
+            chunk = await stream.readany()
             if self._decoder is None:
                 self._add(chunk)
             else:

@@ -90,7 +90,7 @@ async def _exchange(
                 allow_redirects=False,
             )
             body = Body(response.headers.get("Content-Encoding", ""), max_bytes)
-            await body.read(response.content.iter_any())
+            await body.read(response.content)
     except _BROKEN as exc:
         failure = _failure(exc, seconds, sent=exchange.sent)
         if response is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -76,7 +75,7 @@ async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration
     for migration in missing:
         async with connection.transaction():
             # The files are part of the program, so their text is as trusted as its source.
-            await connection.execute(cast(LiteralString, migration.sql))
+            await connection.execute(migration.sql.encode())
             await connection.execute(
                 "INSERT INTO schema_migrations (name, digest) VALUES (%s, %s)", [migration.name, migration.digest]
             )
@@ -96,7 +95,9 @@ def _refuse_drift(applied: dict[str, str], migrations: list[Migration]) -> None:
     known = {m.name: m.digest for m in migrations}
     newer = sorted(set(applied) - set(known))
     if newer:
-        message = f"the database has migrations that this version does not know ({', '.join(newer)}); use a newer Stepwell"
+        message = (
+            f"the database has migrations that this version does not know ({', '.join(newer)}); use a newer Stepwell"
+        )
         raise SchemaError(message)
     changed = sorted(name for name, digest in applied.items() if known[name] != digest)
     if changed:

@@ -46,7 +46,13 @@ class PostgresRunStore:
 
     async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
         """See RunStore."""
-        params = {"worker": worker, "token": token, "limit": limit, "share": limit, "unsupported": sorted(self.unsupported)}
+        params = {
+            "worker": worker,
+            "token": token,
+            "limit": limit,
+            "share": limit,
+            "unsupported": sorted(self.unsupported),
+        }
         return _runs(await self._claims.execute(_SQL["claim_oldest"], params))
 
     async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:

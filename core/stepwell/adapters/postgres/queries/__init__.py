@@ -14,4 +14,4 @@ def load(family: str) -> dict[str, LiteralString]:
     text = (Path(__file__).parent / f"{family}.sql").read_text("utf-8")
     _, *parts = _NAME.split(text)
     # These files are part of the program and no value is ever formatted into them: hence LiteralString.
-    return {name: cast(LiteralString, body.strip()) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {name: cast("LiteralString", body.strip()) for name, body in zip(parts[::2], parts[1::2], strict=True)}

@@ -77,7 +77,7 @@ SELECT r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 
 FROM runs r
 WHERE r.finished_at IS NULL AND r.status = 'queued' AND r.suspicion = 0
   AND (r.namespace, r.id) > (%(namespace)s, %(id)s::uuid)
-  AND r.id < uuid_floor(clock_timestamp() - interval '2 seconds')
+  AND r.created_at < clock_timestamp() - interval '2 seconds'
 ORDER BY r.namespace, r.id LIMIT %(limit)s;
 
 -- name: wake_stranded

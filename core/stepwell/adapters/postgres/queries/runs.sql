@@ -72,12 +72,17 @@ ORDER BY s.run_id, s.finished_at, s.attempt;
 -- Everything that this worker's runs have to say, in one statement. It begins by locking the runs that are still owned;
 -- every write joins that lock, so a worker that lost a run writes nothing of it. A success is void once a cancel is
 -- acknowledged, and a park once something woke the run: the answer tells the worker, which decides anew.
-WITH entries AS MATERIALIZED (
-  SELECT * FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
-), owned AS MATERIALIZED (
+--
+-- `(…) IN (…) IS TRUE` keeps the comparison a hashed look-up, whatever the planner believes of the number of rows: a
+-- join estimated at one row would become a nested loop over thousands. The updates compare ids as text so that the list
+-- of ids, which prunes partitions, is read once and not searched again for each row.
+WITH owned AS MATERIALIZED (
   SELECT r.id, r.fence, r.wakes, r.cancel_requested_at IS NOT NULL AS cancelled
-  FROM runs r JOIN entries e ON e.id = r.id AND e.fence = r.fence
-  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.worker_id = %(worker)s AND r.status = 'running'
+  FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[])
+    AND ((r.id, r.fence, r.worker_id, r.status) IN (
+      SELECT e.id, e.fence, %(worker)s::bigint, 'running' FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
+    )) IS TRUE
   ORDER BY r.id
   FOR NO KEY UPDATE OF r
 ), recorded AS (
@@ -91,30 +96,39 @@ WITH entries AS MATERIALIZED (
     input_from json, input json, output json, error json, http json)
   JOIN owned o ON o.id = s.run_id
   ON CONFLICT DO NOTHING
+), ending AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(%(ends)s::json) AS e (
+    id text, status text, finished_at bigint, retain double precision, output json, output_from text, error json)
+  WHERE (e.id IN (SELECT o.id::text FROM owned o WHERE NOT o.cancelled)) IS TRUE
+     OR e.status <> 'succeeded' AND (e.id IN (SELECT o.id::text FROM owned o)) IS TRUE
 ), ended AS (
   UPDATE runs AS r
   SET status = e.status, finished_at = to_timestamp(e.finished_at / 1e6),
       expires_at = to_timestamp(e.finished_at / 1e6 + e.retain),
       output_data = e.output, output_from = e.output_from, error = e.error
-  FROM json_to_recordset(%(ends)s::json) AS e (
-    id uuid, status text, finished_at bigint, retain double precision, output json, output_from text, error json)
-  JOIN owned o ON o.id = e.id
-  WHERE r.id = e.id AND r.id = ANY(%(ids)s::uuid[]) AND NOT (e.status = 'succeeded' AND o.cancelled)
+  FROM ending e
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = e.id
   RETURNING r.id
+), parking AS MATERIALIZED (
+  SELECT p.id, p.due_at, CASE WHEN p.due_at IS NOT NULL AND o.wakes = p.wakes THEN 'waiting' ELSE 'queued' END AS status
+  FROM json_to_recordset(%(parks)s::json) AS p (id text, wakes integer, due_at bigint)
+  JOIN owned o ON o.id::text = p.id
+  WHERE NOT (p.due_at IS NOT NULL AND o.cancelled)
 ), parked AS (
-  UPDATE runs AS r
-  SET status = CASE WHEN p.due_at IS NOT NULL AND o.wakes = p.wakes THEN 'waiting' ELSE 'queued' END
-  FROM json_to_recordset(%(parks)s::json) AS p (id uuid, wakes integer, due_at bigint)
-  JOIN owned o ON o.id = p.id
-  WHERE r.id = p.id AND r.id = ANY(%(ids)s::uuid[]) AND NOT (p.due_at IS NOT NULL AND o.cancelled)
+  UPDATE runs AS r SET status = p.status
+  FROM parking p
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = p.id
   RETURNING r.id, r.status, p.due_at
 ), timed AS (
   INSERT INTO timers (run_id, due_at)
   SELECT p.id, to_timestamp(p.due_at / 1e6) FROM parked p WHERE p.status = 'waiting'
   ON CONFLICT (run_id) DO UPDATE SET due_at = excluded.due_at
 )
-SELECT o.id::text, o.cancelled, o.wakes, e.id IS NOT NULL, p.status
-FROM owned o LEFT JOIN ended e ON e.id = o.id LEFT JOIN parked p ON p.id = o.id;
+SELECT o.id::text, o.cancelled, o.wakes,
+  (o.id IN (SELECT e.id FROM ended e)) IS TRUE,
+  CASE WHEN (o.id IN (SELECT p.id FROM parked p WHERE p.status = 'waiting')) IS TRUE THEN 'waiting'
+       WHEN (o.id IN (SELECT p.id FROM parked p WHERE p.status = 'queued')) IS TRUE THEN 'queued' END
+FROM owned o;
 
 -- name: cancel
 -- Acknowledged by its commit. What no worker holds ends here; a running run hears of it with its next flush or beat.
@@ -150,9 +164,10 @@ WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)
 -- Runs that the worker owns on paper only go back into the queue, with no recovery counted.
 UPDATE runs AS r
 SET status = 'queued'
-FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id = e.id AND r.fence = e.fence
-  AND r.worker_id = %(worker)s AND r.status = 'running'
+WHERE r.id = ANY(%(ids)s::uuid[])
+  AND ((r.id, r.fence, r.worker_id, r.status) IN (
+    SELECT e.id, e.fence, %(worker)s::bigint, 'running' FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
+  )) IS TRUE
 RETURNING r.id::text;
 
 -- name: run_status
