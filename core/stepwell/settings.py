@@ -41,6 +41,9 @@ class Settings:
     idempotency: float = 86_400.0
     """``STEPWELL_IDEMPOTENCY``: how long an idempotency key is kept. Default 24h."""
 
+    allow_loopback: bool = False
+    """``STEPWELL_ALLOW_LOOPBACK``: whether ``httpCall`` may reach 127.0.0.0/8 and ::1. Only local mode sets it."""
+
     worker: WorkerSettings = field(default_factory=WorkerSettings)
 
 
@@ -62,6 +65,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         redis_url=environment.get("REDIS_URL") or None,
         redis_prefix=environment.get("STEPWELL_REDIS_PREFIX") or "stepwell",
         idempotency=value("STEPWELL_IDEMPOTENCY", 86_400.0, parse_duration),
+        allow_loopback=value("STEPWELL_ALLOW_LOOPBACK", False, _switch),  # noqa: FBT003 - the default
         worker=WorkerSettings(
             slots=value("STEPWELL_SLOTS", 200, _positive),
             grace=value("STEPWELL_GRACE", 45.0, parse_duration),
@@ -75,3 +79,10 @@ def _positive(text: str) -> int:
         message = "must be between 1 and 10000"
         raise ValueError(message)
     return number
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        message = "must be true or false"
+        raise ValueError(message)
+    return text.lower() == "true"

@@ -169,17 +169,15 @@ class Results:
             try:
                 return self._succeeded(now)
             except StepwellError as exc:
-                error = {"reason": "OutputFailed", "message": f"the workflow's output: {exc}"}
-                return self._ended(RunStatus.FAILED, now, error)
+                return self._ended(RunStatus.FAILED, now, _error("OutputFailed", f"the workflow's output: {exc}"))
         if status is RunStatus.FAILED:
             failed = self._revision.steps[self.failed]
             shown = self._errors.get(failed.index)
-            error: JsonObject = {**(shown if isinstance(shown, dict) else {}), "step": failed.name}
-        elif status is RunStatus.TIMED_OUT:
-            error = {"reason": "RunTimedOut", "message": f"the run took longer than {loaded.revision.timeout:g} s"}
-        else:
-            error = {"reason": "Cancelled", "message": "the run was cancelled"}
-        return self._ended(status, now, error)
+            return self._ended(status, now, {**(shown if isinstance(shown, dict) else {}), "step": failed.name})
+        if status is RunStatus.TIMED_OUT:
+            message = f"the run took longer than {loaded.revision.timeout:g} s"
+            return self._ended(status, now, _error("RunTimedOut", message))
+        return self._ended(status, now, _error("Cancelled", "the run was cancelled"))
 
     def refusal(self, failure: StepFailure, now: int) -> End:
         """The end of a run whose rows the store refused."""
@@ -208,3 +206,7 @@ class Results:
             "steps": self._steps_variable(self._revision.all),
         }
         return Context(variables, now=as_datetime(latest))
+
+
+def _error(reason: str, message: str) -> JsonObject:
+    return {"reason": reason, "message": message}

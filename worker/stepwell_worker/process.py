@@ -1,0 +1,68 @@
+"""The worker's process: waits for its database, lives, drains on SIGTERM, and begins a new life if declared dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import uvloop
+
+from stepwell.actions.registry import default_actions
+from stepwell.adapters.http.client import AiohttpClient
+from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.adapters.postgres.migrate import SchemaError, pending
+from stepwell.adapters.redis_queue.queue import ReadyQueue
+from stepwell.domain.errors import UnavailableError, UsageError
+from stepwell.engine.backoff import Backoff
+from stepwell.settings import Settings
+from stepwell_worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+def main(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises UsageError where a setting is missing."""
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """The same within a running loop."""
+    if settings.database_url is None or settings.redis_url is None:
+        message = "set DATABASE_URL and REDIS_URL: a worker connects to both"
+        raise UsageError(message)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await _wait_for_schema(settings.database_url, stopping)
+    queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
+    policy = AddressPolicy(allow_loopback=settings.allow_loopback)
+    async with AiohttpClient(policy) as http:
+        actions = default_actions(http)
+        while not stopping.is_set():
+            worker = Worker(settings, queue, actions)
+            watcher = asyncio.ensure_future(stopping.wait())
+            watcher.add_done_callback(lambda _, w=worker: w.stop())
+            try:
+                if not await worker.run():
+                    log.error("this worker was declared dead; it begins anew under another id")
+            finally:
+                watcher.cancel()
+    await queue.close()
+
+
+async def _wait_for_schema(dsn: str, stopping: asyncio.Event) -> None:
+    """Nothing is claimed before the schema is the one that this version writes."""
+    backoff = Backoff(initial=0.2, maximum=5.0)
+    while not stopping.is_set():
+        try:
+            missing = await pending(dsn)
+        except UnavailableError as exc:
+            log.warning("%s", exc)
+        else:
+            if not missing:
+                return
+            log.warning("the database lacks the migrations %s; run `stepwell migrate`", ", ".join(missing))
+        await backoff.pause()
+    raise SchemaError("stopped while waiting for the database")
