@@ -10,19 +10,25 @@ import asyncio
 import multiprocessing
 import sys
 import time
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.client import AiohttpClient
 from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.domain.action import Call, Compiler
+from stepwell.domain.expressions import STEP_VARIABLES, Context, Scope
 from stepwell.domain.http import HttpRequest
+from stepwell.domain.http_spec import HttpCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from multiprocessing.connection import Connection
 
 IN_FLIGHT = 64
+RUN = "018f0000-0000-7000-8000-000000000000"
 BODY = b'{"ok":true,"user":{"id":42,"email":"a@example.com"}}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 SENT = b'{"email":"a@example.com"}'
@@ -31,7 +37,7 @@ HEADERS = {
     "Accept-Encoding": "gzip",
     "User-Agent": "bench",
     "Content-Type": "application/json",
-    "Idempotency-Key": "018f0000-0000-7000-8000-000000000000/notify",
+    "Idempotency-Key": f"{RUN}/notify",
     "traceparent": "00-018f0000000070008000000000000000-0123456789abcdef-01",
 }
 
@@ -79,8 +85,18 @@ async def run(port: int, requests: int) -> None:
     request = HttpRequest("POST", url, tuple(HEADERS.items()), SENT)
     async with AiohttpClient(AddressPolicy(allow_loopback=True)) as client:
         await measure("stepwell", lambda: client.send(request, seconds=30, max_bytes=1 << 20), requests)
+        await measure("stepwell, httpCall", http_call(url, client), requests)
     await run_aiohttp(url, requests)
     await run_pyreqwest(url, requests)
+
+
+def http_call(url: str, client: AiohttpClient) -> Callable[[], Awaitable[object]]:
+    """The whole action: render, send, read, decode."""
+    spec = HttpCall.model_validate({"method": "POST", "url": url, "body": {"email": "{{ email }}"}})
+    action: Any = default_actions(client)["httpCall"].compile(spec, Compiler(Scope(STEP_VARIABLES, bare=True), "", []))
+    context = Context({"input": {"email": "a@example.com"}}, now=datetime.now(UTC))
+    call = Call("growth", "welcome", RUN, "notify", 1, 30, f"{RUN}/notify")
+    return lambda: action.perform(action.render(None, context), call, context)
 
 
 async def run_aiohttp(url: str, requests: int) -> None:
