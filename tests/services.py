@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, LiteralString
 import psycopg
 import redis
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from stepwell.adapters.postgres.migrate import migrate
 from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -98,6 +98,19 @@ class Databases:
     def _run(self, statement: LiteralString, *names: str) -> None:
         with psycopg.connect(self._server, autocommit=True) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def redis_address(url: str) -> str | tuple[str, int]:
+    """Where a Redis listens, as `fault_proxy.FaultProxy` takes it: a unix socket's path or (host, port)."""
+    options = redis.connection.parse_url(url)
+    return options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
+
+
+def postgres_address(dsn: str) -> str | tuple[str, int]:
+    """Where a PostgreSQL listens, likewise."""
+    options = conninfo_to_dict(dsn)
+    host, port = str(options.get("host") or "localhost"), int(options.get("port") or 5432)
+    return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
 
 
 def flush(url: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 from fault_proxy import FaultProxy, Mode
+from services import redis_address
 from waiting import eventually
 
 from stepwell.adapters.redis_queue import ReadyQueue
@@ -277,7 +278,7 @@ async def test_a_stopped_server_is_given_up_in_time(own_valkey: EmbeddedValkey) 
 
 
 async def test_a_cut_and_refused_network_is_typed_and_heals(redis_url: str) -> None:
-    proxy = FaultProxy(redis_url.removeprefix("unix://"))
+    proxy = FaultProxy(redis_address(redis_url))
     async with proxy, opened(f"redis://{proxy.host}:{proxy.port}") as queue:
         await queue.add(runs("a", 2))
         proxy.mode = Mode.REFUSE
