@@ -175,6 +175,11 @@ async def test_head_has_no_body() -> None:
     assert outcome.http == {"status": 200, "headers": {"content-type": "application/json", "content-length": "99"}}
 
 
+async def test_head_of_a_body_in_an_encoding_that_stepwell_does_not_read() -> None:
+    async with serve(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 9\r\n\r\n") as server:
+        assert (await perform({"url": server.url, "method": "HEAD"})).output is None
+
+
 async def test_http_is_bounded_and_holds_no_credentials() -> None:
     headers = [f"X-{number}: {number}" for number in range(90)]
     private = [
@@ -313,6 +318,12 @@ async def test_the_body_of_a_bad_status_may_be_broken() -> None:
         failed = await failure({"url": server.url}, call=call_of(0.2))
     assert (failed.reason, failed.status) == ("UnexpectedStatus", 500)
     assert failed.message.endswith("answered 500 Oh: oops")
+
+
+async def test_switching_protocols_is_no_answer() -> None:
+    async with serve(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxyz") as server:
+        failed = await failure({"url": server.url}, call=call_of(5))
+    assert (failed.reason, failed.status) == ("UnexpectedStatus", 101)
 
 
 # Connections

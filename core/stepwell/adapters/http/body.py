@@ -23,7 +23,7 @@ _OVERHEAD = 4096  # by which compressed data may be longer than plain
 class Body:
     """Gathers a body; ``bytes()`` is what has arrived so far, at most ``limit`` bytes."""
 
-    __slots__ = ("_chunks", "_decoder", "_limit", "_members", "_received", "_size")
+    __slots__ = ("_chunks", "_decoder", "_encoding", "_limit", "_members", "_received", "_size")
 
     def __init__(self, encoding: str, limit: int) -> None:
         self._chunks: list[bytes] = []
@@ -31,13 +31,17 @@ class Body:
         self._received = 0  # as it came
         self._members = 1
         self._limit = limit
-        self._decoder = _decoder(encoding)
+        self._encoding = encoding
+        self._decoder: zlib._Decompress | None = None
 
     def __bytes__(self) -> bytes:
         return b"".join(self._chunks)
 
     async def read(self, stream: StreamReader) -> None:
         """Read to the end. Raises StepFailure for a body that is too large or not what it says it is."""
+        if stream.at_eof():
+            return  # without a body, as after HEAD, its encoding does not matter
+        self._decoder = _decoder(self._encoding)
         while not stream.at_eof():
             chunk = await stream.readany()
             if self._decoder is None:
