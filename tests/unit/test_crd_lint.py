@@ -68,7 +68,7 @@ def test_node(path: str, node: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("path", "node"), all_nodes())
 def test_names_words_and_descriptions(path: str, node: dict[str, Any]) -> None:
     name = path.rpartition(".")[2]
-    if not name.endswith("[]") and path not in {".metadata"}:
+    if not name.endswith("[]") and path != ".metadata":
         assert len(node.get("description", "")) > 10, "every field is explained"
         assert node["description"].endswith(".")
     if name and not name.endswith("[]"):

@@ -43,7 +43,7 @@ async def serve(settings: Settings) -> None:
         while not stopping.is_set():
             worker = Worker(settings, queue, actions)
             watcher = asyncio.ensure_future(stopping.wait())
-            watcher.add_done_callback(lambda _, w=worker: w.stop())
+            watcher.add_done_callback(worker.stop)
             try:
                 if not await worker.run():
                     log.error("this worker was declared dead; it begins anew under another id")

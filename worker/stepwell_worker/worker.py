@@ -68,8 +68,8 @@ class Worker:
         self.dispatcher: Dispatcher | None = None
         self.started = asyncio.Event()
 
-    def stop(self) -> None:
-        """Begin to drain."""
+    def stop(self, _: object = None) -> None:
+        """Begin to drain; fit to be the callback of a future."""
         self._stop.set()
 
     async def run(self) -> bool:

@@ -45,6 +45,7 @@ class Size(NamedTuple):
 
 Sizes: TypeAlias = "Mapping[str, Size]"
 _NOTHING = Size(0)
+_INSIDE = "@inside"  # among sizes: this is the body of a loop, computed over all of the loop's items at once
 
 
 def harmless(tree: Node, aliases: list[str]) -> int:
@@ -152,13 +153,17 @@ def _loop(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:
     if not count:  # cel.bind() and optMap() loop over an empty list
         size, ended = _cost(node.result, {**sizes, node.accumulator: initial})
         return size, spent + ended
-    least, most = (_body(node, {**sizes, node.accumulator: _NOTHING, node.variable: item}) for item in (_NOTHING, over))
+    inner = {**sizes, node.accumulator: _NOTHING}
+    least = _body(node, {**inner, node.variable: _NOTHING})
+    most = _body(node, {**inner, node.variable: over, _INSIDE: over})
     made, longest, items = (count * low + high - low for low, high in zip(least[0][:3], most[0][:3], strict=True))
     spent += count * least[1] + most[1] - least[1]
     if not isinstance(node.initial, Collection):
         return Size(), spent
     result = Size(made + APPEND * count, max(count, longest), items + count)
-    return result, spent + APPEND * count * max(min(over.items, ITERATIONS), count)
+    # all the lists of a nested loop have at most that many items together
+    together = max(min(over.items, ITERATIONS), count) if _INSIDE in sizes else count
+    return result, spent + APPEND * count * together
 
 
 def _body(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:

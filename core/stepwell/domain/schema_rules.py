@@ -135,7 +135,7 @@ def escape(part: str) -> str:
 
 def hint(word: str, known: Any) -> str:
     """``; did you mean …?`` where one of the known words is near."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.7)
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
