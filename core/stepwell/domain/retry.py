@@ -15,7 +15,7 @@ from stepwell.domain.errors import StepwellError
 MAX_RETRY_AFTER = 3600.0  # seconds; a server may ask for a longer pause, but does not get it
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StepFailure(StepwellError):  # noqa: N818 - an expected outcome of an attempt, by its name
     """One attempt of a step failed.
 
