@@ -17,7 +17,7 @@ import orjson
 from stepwell.domain.cel_ast import Call, Collection, Comprehension, Constant, Ident, Node, Select
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 LIMIT = 64 << 20
 DOCUMENT = 1 << 20  # the largest value that an expression reads
@@ -92,51 +92,64 @@ def _cost(node: Node, sizes: Sizes) -> tuple[Size, int]:
         case Call():
             return _call(node, sizes)
         case Collection(parts=parts):
-            size, spent = _sum(parts, sizes)
-            return size._replace(longest=max(size.longest, len(parts)), items=size.items + len(parts)), spent
+            costs = [_cost(part, sizes) for part in parts]
+            size = _sum([size for size, _ in costs])
+            size = size._replace(longest=max(size.longest, len(parts)), items=size.items + len(parts))
+            return size, sum(spent for _, spent in costs)
         case Comprehension():
             return _loop(node, sizes)
 
 
-def _sum(nodes: tuple[Node, ...], sizes: Sizes) -> tuple[Size, int]:
-    costs = [_cost(node, sizes) for node in nodes]
-    size = Size(
-        8 + sum(size.bytes for size, _ in costs),
-        sum(size.longest for size, _ in costs),
-        sum(size.items for size, _ in costs),
+def _sum(parts: list[Size]) -> Size:
+    return Size(
+        8 + sum(size.bytes for size in parts),
+        max((size.longest for size in parts), default=0),
+        sum(size.items for size in parts),
     )
-    return size, sum(spent for _, spent in costs)
 
 
 def _call(node: Call, sizes: Sizes) -> tuple[Size, int]:
-    parts = node.args if node.target is None else (node.target, *node.args)
-    size, spent = _sum(parts, sizes)
+    costs = [_cost(part, sizes) for part in (node.args if node.target is None else (node.target, *node.args))]
+    spent = sum(spent for _, spent in costs)
+    parts = [size for size, _ in costs]
+    whole = _sum(parts)
+    if node.function in _READS:
+        return whole, spent
     if node.function in _PREDICATES:
-        return Size(), spent + size.bytes + COMPARE * size.longest
-    match node.function:
-        case "_[_]" | "_?._" | "_[?_]" | "value" | "orValue" | "or":
-            return size, spent
-        case "replace":
-            (text, _), (new, _) = _cost(parts[0], sizes), _cost(parts[2], sizes)
-            made = text.bytes + (text.bytes + 1) * new.bytes
-            return Size(made), spent + made
-        case "join":
-            separator = _cost(parts[1], sizes)[0].bytes if len(parts) > 1 else 0
-            made = size.bytes + size.longest * separator
-            return Size(made), spent + made
-        case "format":  # %.1000f
-            made = size.bytes + 200 * _cost(parts[0], sizes)[0].bytes
-            return Size(made), spent + made
-        case "split":
-            return Size(size.bytes, size.bytes, size.bytes), spent + 50 * size.bytes
-        case "json" | "toJson" | "urlencode" | "strings.quote" | "quote":
-            return size._replace(
-                bytes=6 * size.bytes, longest=size.bytes // 2, items=size.bytes // 2
-            ), spent + 12 * size.bytes
-        case "range":
-            return _range(node.args), spent + 8 * MAX_RANGE
-        case _:
-            return size, spent + size.bytes
+        return Size(), spent + whole.bytes + COMPARE * whole.longest
+    if node.function == "range":
+        whole = _range(node.args)
+    elif make := _MAKES.get(node.function):
+        whole = make(parts, whole)
+    return whole, spent + 2 * whole.bytes + APPEND * whole.items
+
+
+def _concatenated(parts: list[Size], whole: Size) -> Size:
+    return whole._replace(longest=sum(size.longest for size in parts))
+
+
+def _replaced(parts: list[Size], whole: Size) -> Size:
+    text, new = parts[0].bytes, parts[2].bytes if len(parts) > 2 else 0
+    return Size(whole.bytes + text + (text + 1) * new)
+
+
+def _joined(parts: list[Size], whole: Size) -> Size:
+    return Size(whole.bytes + whole.longest * (parts[1].bytes if len(parts) > 1 else 0))
+
+
+_READS = frozenset({"_[_]", "_?._", "_[?_]", "_?_:_", "value", "orValue", "or", "hasValue", "of", "none"})
+_MAKES: dict[str, Callable[[list[Size], Size], Size]] = {
+    "_+_": _concatenated,
+    "flatten": lambda _, whole: whole._replace(longest=whole.items),
+    "replace": _replaced,
+    "join": _joined,
+    "format": lambda parts, whole: Size(whole.bytes + 200 * parts[0].bytes),  # %.1000f
+    "split": lambda _, whole: Size(whole.bytes, whole.bytes, whole.bytes),
+    "json": lambda _, whole: Size(whole.bytes, whole.bytes // 2, whole.bytes // 2),
+    "toJson": lambda _, whole: Size(6 * whole.bytes),
+    "quote": lambda _, whole: Size(6 * whole.bytes),
+    "urlencode": lambda _, whole: Size(9 * whole.bytes),
+}
 
 
 def _range(args: tuple[Node, ...]) -> Size:
@@ -156,11 +169,12 @@ def _loop(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:
     inner = {**sizes, node.accumulator: _NOTHING}
     least = _body(node, {**inner, node.variable: _NOTHING})
     most = _body(node, {**inner, node.variable: over, _INSIDE: over})
-    made, longest, items = (count * low + high - low for low, high in zip(least[0][:3], most[0][:3], strict=True))
+    made = count * least[0].bytes + most[0].bytes - least[0].bytes
+    items = count * least[0].items + most[0].items - least[0].items
     spent += count * least[1] + most[1] - least[1]
     if not isinstance(node.initial, Collection):
         return Size(), spent
-    result = Size(made + APPEND * count, max(count, longest), items + count)
+    result = Size(made + APPEND * count, max(count, most[0].longest), items + count)
     # all the lists of a nested loop have at most that many items together
     together = max(min(over.items, ITERATIONS), count) if _INSIDE in sizes else count
     return result, spent + APPEND * count * together
