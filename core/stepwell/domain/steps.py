@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict, StringConstraints
 
-from stepwell.domain.http_spec import HttpCall  # noqa: TC001 - pydantic reads the annotation
+from stepwell.domain.http_spec import HttpCall
 from stepwell.domain.model import (
     Expression,
     JsonMap,
