@@ -16,7 +16,8 @@ from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.postgres.upkeep_store import PostgresUpkeepStore
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.domain.action import Actions
-from stepwell.domain.errors import StepwellError
+from stepwell.domain.errors import StepwellError, UnavailableError
+from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
 from stepwell.engine.dispatch import Dispatcher
 from stepwell.engine.execution import Execution
@@ -103,6 +104,7 @@ class Worker:
                     ("journal", dispatcher.journal.run()),
                     ("maintenance", leader.run()),
                     ("turns", _every(1.0, heartbeat.turned)),
+                    ("cancels", self._hear_cancels(dispatcher)),
                     ("suspects", _every(SUSPECTS, dispatcher.try_suspect)),
                     ("ownership", OwnershipAudit(store, dispatcher, worker).run()),
                 )
@@ -142,6 +144,17 @@ class Worker:
             Retention(store),
         ]
         return Leader(store, worker, jobs)
+
+    async def _hear_cancels(self, dispatcher: Dispatcher) -> None:
+        """Hints only: the heartbeat reads the same from the database."""
+        backoff = Backoff(initial=1.0, maximum=10.0)
+        while True:
+            try:
+                async for ids in self._queue.cancels():
+                    backoff.reset()
+                    dispatcher.cancel(ids)
+            except UnavailableError:
+                await backoff.pause()
 
     def _declared_dead(self) -> None:
         self._dead = True

@@ -82,6 +82,11 @@ class PostgresRunStore:
         rows = await self._journal.execute(_SQL["flush"], params)
         return {row[0]: Kept(row[1], row[2], row[3], row[4]) for row in rows}
 
+    async def cancel(self, namespace: str, ids: Sequence[str]) -> dict[str, str]:
+        """See CancelStore."""
+        rows = await self._claims.execute(_SQL["cancel"], {"namespace": namespace, "ids": uuid_array(ids)})
+        return {row[0]: row[1] for row in rows}
+
     async def owned(self, worker: int) -> dict[str, int]:
         """See RunStore."""
         rows = await self._claims.execute(_SQL["owned"], {"worker": worker})
