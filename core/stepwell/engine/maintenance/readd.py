@@ -9,7 +9,8 @@ from stepwell.engine.maintenance.offers import Offers
 from stepwell.engine.ports import ReadyRun, UpkeepStore
 
 PAGE = 1_000
-PERIOD = 1.0  # seconds: a thousand runs a second in normal times
+PERIOD = 1.0  # seconds: a thousand runs a second
+QUIET = 2.0  # seconds, once every queued run was compared
 NIL = "00000000-0000-0000-0000-000000000000"
 
 
@@ -48,7 +49,9 @@ class ReAdder:
         if not await self._offers.add(page):
             return PERIOD
         self._advance(page)
-        return 0.0 if self._hurry else PERIOD
+        if self._hurry:
+            return 0.0
+        return QUIET if len(page) < PAGE else PERIOD
 
     def _advance(self, page: list[ReadyRun]) -> None:
         if len(page) < PAGE:

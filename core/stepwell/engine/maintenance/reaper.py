@@ -16,8 +16,8 @@ from stepwell.engine.maintenance.offers import Offers
 from stepwell.engine.ports import Reaped, UpkeepStore
 
 SILENCE = 20.0  # seconds
-PERIOD = 2.0  # seconds
-LONGEST_GAP = 3 * PERIOD  # seconds between two looks, beyond which nothing that was watched counts
+PERIOD = 4.0  # seconds
+LONGEST_GAP = 2.5 * PERIOD  # seconds between two looks, beyond which nothing that was watched counts
 BATCH = 500
 DEATHS = 5  # of workers, while a run was their suspect
 
