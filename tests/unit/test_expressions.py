@@ -295,6 +295,103 @@ def _text_size(value: Any) -> int:
     return sum(map(_text_size, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 0
 
 
+class TestOptionals:
+    """In the library many of those that are refused end the process with a segmentation fault."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{'a': input.?x}",
+            "{'a': {'b': optional.of(1)}}",
+            "[input.?x]",
+            "{'a': [1].first()}",
+            "n.map(i, {'a': input.?x})",
+            "n.map(i, i.?x)",
+            "n.map(i, [optional.none()])",
+            "true ? {'a': input.?x} : {}",
+            "cel.bind(o, input.?x, {'a': o})",
+            "input.?x.optMap(x, {'a': optional.of(x)})",
+            "optional.of({'a': input.?x})",
+            "optional.of({'a': input.?x}).value()",
+            "optional.of({'a': input.?x}).orValue({})",
+            "[{'a': input.?x}][0]",
+            "[{'a': input.?x}].filter(o, true)",
+            "toJson({'a': input.?x})",
+            "[{'a': input.?x}].distinct()",
+            "(true ? {'a': input.?x} : {}).map(k, k)",
+            "[[{'a': input.?x}]].flatten()",
+            "n.map(i, {'a': input.?x})[0]",
+        ],
+    )
+    def test_what_would_convert_one_is_refused(self, text: str) -> None:
+        with pytest.raises(ExpressionError, match="optional"):
+            compile_expression(text, STEP)
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("{?'a': input.?x, ?'b': input.?nope}", {"a": 7}),
+            ("[?input.?nope, 1]", [1]),
+            ("{'a': input.?x.orValue(0)}", {"a": 7}),
+            ("{'a': input.?x.hasValue()}", {"a": True}),
+            ("n.map(i, optional.of(i)).filter(o, o.hasValue()).map(o, o.value())", [1, 2]),
+            ("n.map(i, optional.of(i)).exists(o, o.hasValue())", True),
+            ("size([input.?x])", 1),
+            ("[input.?x][0].orValue(1)", 7),
+            ("input.?x.optMap(x, {'a': x})", {"a": 7}),
+            ("n.first().or(n.last()).value()", 1),
+            ("true ? input.?x : optional.of(1)", 7),
+            ("input.x == 7 ? input.?x : optional.of(1)", 7),
+            ("{'a': n.first().value()}", {"a": 1}),
+            ("[1].map(i, input.?x.orValue(i))", [7]),
+        ],
+    )
+    def test_what_uses_one_works(self, text: str, value: Any) -> None:
+        assert evaluate(text, input={"x": 7, "n": [1, 2]}) == value
+
+
+LONG_LISTS = [
+    "n.map(i, i.v)",
+    "n.filter(i, i.v > 3)",
+    "n.filter(i, i.v > 3).map(i, i.v + 1)",
+    "n.map(i, i.v > 3, i)",
+    "n.map(i, i.v).filter(v, v in n.map(i, i.v))",
+    "n.map(i, i.v).size() + n.filter(i, i.v > 3).size()",
+    "n.filter(i, n.exists(j, j.v == i.v)).map(i, string(i.v)).join(',')",
+    "n.map(i, {'id': i.v, 'in': [i]})",
+    "n.map(i, m.map(j, i.v + j))",
+    "n.map(i, i.?nope.orValue(i.v))",
+    "n.map(i, i.?v).filter(o, o.hasValue()).size()",
+    "n.map(i, i.nope)",
+    "n.map(i, '\\u0000')",
+    "n.map(i, type(i.v)).size()",
+    "n.map(i, now())",
+    "n.map(i, ')' + \"]\" + '''}''')",
+    "o.map(k, k + '!').join()",
+    "[n.map(i, i.v), n.map(i, -i.v)]",
+]
+
+
+class TestLongLists:
+    @pytest.mark.parametrize("text", LONG_LISTS)
+    def test_chunks_change_nothing(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        values = {"n": [{"v": i} for i in range(70)], "m": [1, 2], "o": {f"k{i}": i for i in range(70)}}
+        outcomes = []
+        for length in (1, 10_000):
+            monkeypatch.setattr("stepwell.domain.cel_chunks.LONG", length)
+            try:
+                outcomes.append(evaluate(text, input=values))
+            except EvaluationError as exc:
+                outcomes.append(str(exc))
+        assert outcomes[0] == outcomes[1]
+
+    @pytest.mark.parametrize("text", ["n.map(i, i + 1)", "n.filter(i, i > 3).map(i, string(i)).size()"])
+    def test_thousands_of_items_are_quick(self, text: str) -> None:
+        started = time.process_time()
+        evaluate(text, input={"n": list(range(4_000))})
+        assert time.process_time() - started < 0.5
+
+
 class TestHygiene:
     def test_results_are_detached(self) -> None:
         given = {"a": [{"b": 1}]}

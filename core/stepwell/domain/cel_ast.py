@@ -125,7 +125,7 @@ class _Reader:
         if 6 in fields:
             return self._call(_fields(_bytes(fields, 6)), position)
         if 7 in fields:
-            return Collection(self._nodes(_fields(_bytes(fields, 7)), 1), is_map=False)
+            return self._list(_fields(_bytes(fields, 7)))
         if 8 in fields:
             return self._struct(_fields(_bytes(fields, 8)))
         if 9 in fields:
@@ -139,17 +139,35 @@ class _Reader:
         target = self.node(_bytes(fields, 1)) if 1 in fields else None
         return Call(_text(fields, 2), target, self._nodes(fields, 3), position)
 
+    def _list(self, fields: Fields) -> Collection:
+        optional = set(_packed(_bytes(fields, 2)))
+        parts = self._nodes(fields, 1)
+        return Collection(tuple(_value(p) if n in optional else p for n, p in enumerate(parts)), is_map=False)
+
     def _struct(self, fields: Fields) -> Collection:
         parts: list[Node] = []
         for entry in fields.get(2, []):
             if isinstance(entry, bytes):
                 inner = _fields(entry)
-                parts += (*self._nodes(inner, 3), *self._nodes(inner, 4))
+                values = self._nodes(inner, 4)
+                parts += (*self._nodes(inner, 3), *(map(_value, values) if _int(inner, 5) else values))
         return Collection(tuple(parts), is_map=True, message=_text(fields, 1))
 
     def _comprehension(self, fields: Fields, position: int) -> Comprehension:
         over, initial, condition, step, result = (self.node(_bytes(fields, number)) for number in (2, 4, 5, 6, 7))
         return Comprehension(_text(fields, 1), over, _text(fields, 3), initial, condition, step, result, position)
+
+
+def _value(optional: Node) -> Node:
+    """What ``[?x]`` and ``{?'key': x}`` put in: the value of x, where it has one."""
+    return Call("value", optional, (), -1)
+
+
+def _packed(data: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        number, at = _varint(data, at)
+        yield number
 
 
 def _constant(fields: Fields) -> Constant:

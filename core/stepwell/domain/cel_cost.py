@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import orjson
 
 from stepwell.domain.cel_ast import Call, Collection, Comprehension, Constant, Ident, Node, Select
+from stepwell.domain.cel_chunks import CONCAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,6 +141,7 @@ def _joined(parts: list[Size], whole: Size) -> Size:
 _READS = frozenset({"_[_]", "_?._", "_[?_]", "_?_:_", "value", "orValue", "or", "hasValue", "of", "none"})
 _MAKES: dict[str, Callable[[list[Size], Size], Size]] = {
     "_+_": _concatenated,
+    CONCAT: lambda _, whole: whole._replace(longest=whole.items),
     "flatten": lambda _, whole: whole._replace(longest=whole.items),
     "replace": _replaced,
     "join": _joined,
@@ -162,7 +164,8 @@ def _loop(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:
     over, spent = _cost(node.over, sizes)
     initial, started = _cost(node.initial, sizes)
     spent += started
-    count = min(over.longest, ITERATIONS)
+    # inside another loop, all the lists that this one runs over have at most so many items together
+    count = min(max(over.items, over.longest) if _INSIDE in sizes else over.longest, ITERATIONS)
     if not count:  # cel.bind() and optMap() loop over an empty list
         size, ended = _cost(node.result, {**sizes, node.accumulator: initial})
         return size, spent + ended
@@ -174,10 +177,9 @@ def _loop(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:
     spent += count * least[1] + most[1] - least[1]
     if not isinstance(node.initial, Collection):
         return Size(), spent
-    result = Size(made + APPEND * count, max(count, most[0].longest), items + count)
-    # all the lists of a nested loop have at most that many items together
-    together = max(min(over.items, ITERATIONS), count) if _INSIDE in sizes else count
-    return result, spent + APPEND * count * together
+    longest = min(over.longest, ITERATIONS)
+    result = Size(made + APPEND * count, max(longest, most[0].longest), items + count)
+    return result, spent + APPEND * count * longest
 
 
 def _body(node: Comprehension, sizes: Sizes) -> tuple[Size, int]:

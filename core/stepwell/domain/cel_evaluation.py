@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from stepwell.domain import cel_cost, cel_messages
+from stepwell.domain import cel_chunks, cel_cost, cel_functions, cel_messages
 from stepwell.domain.cel_library import CelError, Program, activate, parse
 from stepwell.domain.cel_loops import ALIAS
-from stepwell.domain.errors import EvaluationError
+from stepwell.domain.cel_optionals import refuse_inside
+from stepwell.domain.cel_paths import Use
+from stepwell.domain.errors import EvaluationError, ExpressionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
     from stepwell.domain.documents import JsonValue
     from stepwell.domain.expressions import Context
 
+Data: TypeAlias = "dict[str, object]"
+
 NOW = f"{ALIAS}now"
+TOO_LARGE = "it could take more than 64 MiB of memory with these values; split it over steps, or give it less"
 _MISSING = (KeyError, TypeError, IndexError)
+_CONTAINERS = frozenset({list, dict})
 
 
 def reader(path: Path) -> Callable[[Context], JsonValue]:
@@ -35,46 +41,37 @@ def reader(path: Path) -> Callable[[Context], JsonValue]:
 
 
 class Evaluation:
-    """Hands the values that an expression reads to the library, unless it would take too much with them."""
+    """Hands the values that an expression reads to the library."""
 
-    __slots__ = ("_constant", "_finders", "_harmless", "_key", "_now", "_paths", "_program", "_tree")
+    __slots__ = ("_chunked", "_constant", "_finders", "_loops", "_names", "_now", "_plain")
 
     def __init__(self, names: Names, program: Program) -> None:
-        self._program = program
+        self._names = names
         self._now = names.now
         self._finders = tuple((alias, binding.finder()) for binding, alias in names.bindings.items())
-        self._paths = {alias: binding.path for binding, alias in names.bindings.items()}
-        self._key = "\n".join(map(repr, names.bindings)) + str(names.now)
-        self._tree = parse(names.text)
-        self._harmless = cel_cost.harmless(self._tree, list(self._paths))
+        self._loops = tuple(alias for binding, alias in names.bindings.items() if binding.use is Use.EACH)
+        key = "\n".join(map(repr, names.bindings)) + str(names.now)
+        self._plain = _Plan(names.text, program, list(names.bindings.values()), key)
+        self._chunked: tuple[_Plan, dict[str, str]] | None = None
         self._constant: JsonValue = None
 
     def run(self, context: Context) -> JsonValue:
         """The value as JSON. Raises EvaluationError."""
         if self._constant is not None:
             return self._constant
+        data = self._read(context)
         try:
-            return self._run(context)
+            if self._loops and any(_is_long(data.get(alias)) for alias in self._loops):
+                return self._run_chunked(context, data)
+            return self._remember(self._plain.run(context, data))
         except CelError as exc:
-            why = cel_messages.of_evaluation(str(exc), lambda alias: self._paths[alias].explain(context.variables))
-            raise EvaluationError(why) from exc
+            raise EvaluationError(cel_messages.of_evaluation(str(exc), self._explainer(context))) from exc
         except ValueError as exc:
             raise EvaluationError(str(exc)) from exc
 
-    def _run(self, context: Context) -> JsonValue:
-        if known := context.activations.get(self._key):
-            return self._program.run_on(known)
-        data = self._read(context)
-        if self._harmless < cel_cost.DOCUMENT:
-            self._check_cost(data)
-        if _CONTAINERS.isdisjoint(map(type, data.values())):
-            return self._remember(self._program.run(data))
-        known = context.activations[self._key] = activate(data)
-        return self._program.run_on(known)
-
-    def _read(self, context: Context) -> dict[str, object]:
+    def _read(self, context: Context) -> Data:
         """The values by alias; one that is missing is left out, for it may never be asked for."""
-        data: dict[str, object] = {}
+        data: Data = {}
         variables = context.variables
         for alias, find in self._finders:
             try:
@@ -85,13 +82,42 @@ class Evaluation:
             data[NOW] = context.now
         return data
 
-    def _check_cost(self, data: dict[str, object]) -> None:
-        sizes = {alias: cel_cost.measure(value) for alias, value in data.items()}
-        if self._harmless and all(size.bytes <= self._harmless for size in sizes.values()):
-            return
-        if cel_cost.work(self._tree, sizes) > cel_cost.LIMIT:
-            message = "it could take more than 64 MiB of memory with these values; split it over steps, or give it less"
-            raise EvaluationError(message)
+    def _run_chunked(self, context: Context, data: Data) -> JsonValue:
+        if self._chunked is None:
+            self._chunked = self._chunk()
+        plan, names = self._chunked
+        if not names:
+            return self._plain.run(context, data)
+        lists = {
+            name: cel_chunks.chunks(items)
+            for alias, name in names.items()
+            if isinstance(items := data.get(alias), list)
+        }
+        try:
+            return plan.run(context, data | lists)
+        except (CelError, ValueError, EvaluationError):
+            if self._plain.is_too_large(data):
+                raise
+            return self._plain.run(context, data)
+
+    def _chunk(self) -> tuple[_Plan, dict[str, str]]:
+        text, names = cel_chunks.rewrite(self._names.text)
+        try:
+            refuse_inside(parse(text), cel_functions.NAMES)
+        except ExpressionError:
+            names = {}
+        if not names:
+            return self._plain, names
+        aliases = [*self._names.bindings.values(), *names.values()]
+        return _Plan(text, Program(text), aliases, self._plain.key + text), names
+
+    def _explainer(self, context: Context) -> Callable[[str], str]:
+        paths = {alias: binding.path for binding, alias in self._names.bindings.items()}
+
+        def explain(alias: str) -> str:
+            return paths[alias.replace(cel_chunks.CHUNKS, ALIAS)].explain(context.variables)
+
+        return explain
 
     def _remember(self, value: JsonValue) -> JsonValue:
         """A constant is evaluated once; a list or object is not kept, for whoever gets it may change it."""
@@ -100,4 +126,34 @@ class Evaluation:
         return value
 
 
-_CONTAINERS = frozenset({list, dict})
+class _Plan:
+    """A program, what it may cost, and ``key``, under which a context keeps what it was given."""
+
+    __slots__ = ("_harmless", "_program", "_tree", "key")
+
+    def __init__(self, text: str, program: Program, aliases: list[str], key: str) -> None:
+        self.key = key
+        self._program = program
+        self._tree = parse(text)
+        self._harmless = cel_cost.harmless(self._tree, aliases)
+
+    def run(self, context: Context, data: Data) -> JsonValue:
+        """Raises CelError, ValueError, EvaluationError where it would take too much."""
+        if self._harmless < cel_cost.DOCUMENT and self.is_too_large(data):
+            raise EvaluationError(TOO_LARGE)
+        if _CONTAINERS.isdisjoint(map(type, data.values())):
+            return self._program.run(data)
+        if (known := context.activations.get(self.key)) is None:
+            known = context.activations[self.key] = activate(data)
+        return self._program.run_on(known)
+
+    def is_too_large(self, data: Data) -> bool:
+        """Whether evaluation might take more than it may."""
+        sizes = {alias: cel_cost.measure(value) for alias, value in data.items()}
+        if self._harmless and all(size.bytes <= self._harmless for size in sizes.values()):
+            return False
+        return cel_cost.work(self._tree, sizes) > cel_cost.LIMIT
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, list) and len(value) > cel_chunks.LONG

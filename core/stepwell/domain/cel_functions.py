@@ -9,6 +9,7 @@ from urllib.parse import quote
 import orjson
 from cel_expr_python import cel  # type: ignore[import-untyped, unused-ignore] # ships stubs, but no py.typed
 
+from stepwell.domain.cel_chunks import CONCAT, concat
 from stepwell.domain.cel_cost import MAX_RANGE
 from stepwell.domain.cel_loops import EACH
 from stepwell.domain.cel_values import to_json
@@ -24,6 +25,11 @@ MAP = T.Map(T.DYN, T.DYN)
 ANY = (T.BOOL, T.INT, T.UINT, T.DOUBLE, T.STRING, T.BYTES, T.NULL, LIST, MAP, T.TIMESTAMP, T.DURATION)
 
 
+NAMES = frozenset(
+    {"json", "toJson", "sha256", "urlencode", "range", "distinct", "flatten", "slice", "sort", EACH, CONCAT}
+)
+
+
 def declarations() -> list[cel.FunctionDecl]:
     """All of them, for ``cel.NewEnv``."""
     return [
@@ -32,6 +38,7 @@ def declarations() -> list[cel.FunctionDecl]:
         _function("sha256", T.STRING, _sha256, (T.STRING,), (T.BYTES,)),
         _function("urlencode", T.STRING, _urlencode, (T.STRING,)),
         _function(EACH, LIST, _each, (LIST,), (MAP,)),
+        _function(CONCAT, LIST, concat, (LIST,)),
         _function("lists.range", T.List(T.INT), _range, (T.INT,)),
         _method("distinct", LIST, _distinct, (LIST,)),
         _method("flatten", LIST, _flatten, (LIST,), (LIST, T.INT)),

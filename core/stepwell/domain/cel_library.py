@@ -19,6 +19,7 @@ from cel_expr_python.ext import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from stepwell.domain import cel_ast, cel_functions
+from stepwell.domain.cel_chunks import CHUNKS
 from stepwell.domain.cel_loops import ALIAS
 from stepwell.domain.cel_names import MAX_PATHS
 from stepwell.domain.cel_values import to_json
@@ -110,8 +111,9 @@ def _compile(text: str) -> Any:
 @cache
 def _environment() -> Any:
     variables = {f"{ALIAS}{number}": cel.Type.DYN for number in range(MAX_PATHS)}
+    chunks = {f"{CHUNKS}{number}": cel.Type.DYN for number in range(MAX_PATHS)}
     return cel.NewEnv(
-        variables={**variables, f"{ALIAS}now": cel.Type.TIMESTAMP},
+        variables={**variables, **chunks, f"{ALIAS}now": cel.Type.TIMESTAMP},
         functions=cel_functions.declarations(),
         extensions=[
             ext_bindings.ExtBindings(),

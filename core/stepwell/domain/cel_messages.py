@@ -26,6 +26,7 @@ _FIXED = {
     "_sw_each": _NOT_ITERABLE,
     "<iter_range>": _NOT_ITERABLE,
     "<jump_condition>": "a condition is not a boolean",
+    "Non-CEL value type": "a function of Stepwell for lists cannot be given timestamps, durations or types",
     "Iteration budget exceeded": "it takes more than 10,000 iterations",
     "optional.none() dereference": "the value is absent; write .orValue(…) for what stands in its place",
     "recursion": "it is nested too deeply, or chains more than 32 operators; use parentheses or several steps",

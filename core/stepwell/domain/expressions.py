@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from stepwell.domain import cel_ast, cel_messages
+from stepwell.domain import cel_ast, cel_functions, cel_messages
 from stepwell.domain.cel_evaluation import Evaluation, reader
 from stepwell.domain.cel_library import Activation, CelError, Program, parse
 from stepwell.domain.cel_names import Names, qualify_has, resolve
+from stepwell.domain.cel_optionals import refuse_inside
 from stepwell.domain.cel_paths import kind_of
 from stepwell.domain.cel_tokens import tokenize
 from stepwell.domain.documents import JsonValue
@@ -104,6 +105,7 @@ def _compile(text: str, scope: Scope) -> tuple[Names, Program]:
     _check_macros(tree)
     names = resolve(text, tokenize(text), tree, scope)
     try:
+        refuse_inside(parse(names.text), cel_functions.NAMES)
         return names, Program(names.text)
     except CelError as exc:
         raise ExpressionError(_compile_message(str(exc), columns=False)) from exc
