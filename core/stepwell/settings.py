@@ -26,6 +26,17 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How a process writes its log, which goes to stderr."""
+
+    format: str = "text"
+    """``STEPWELL_LOG``: ``text`` for people or ``json`` for collectors, one object a line. Default text."""
+
+    level: str = "INFO"
+    """``STEPWELL_LOG_LEVEL``: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``. Default INFO, in ``stepwell run`` WARNING."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that Stepwell's processes read from the environment."""
 
@@ -45,9 +56,10 @@ class Settings:
     """``STEPWELL_ALLOW_LOOPBACK``: whether ``httpCall`` may reach 127.0.0.0/8 and ::1. Only local mode sets it."""
 
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
 
 
-def read(environment: Mapping[str, str] = os.environ) -> Settings:
+def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "INFO") -> Settings:
     """The settings of an environment. Raises UsageError for a value that cannot be read."""
 
     def value(name: str, default: T, convert: Callable[[str], T]) -> T:
@@ -70,6 +82,10 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
             slots=value("STEPWELL_SLOTS", 200, _positive),
             grace=value("STEPWELL_GRACE", 45.0, parse_duration),
         ),
+        logs=LogSettings(
+            format=value("STEPWELL_LOG", "text", _one_of("text", "json")),
+            level=value("STEPWELL_LOG_LEVEL", default_level, _one_of("DEBUG", "INFO", "WARNING", "ERROR")),
+        ),
     )
 
 
@@ -86,3 +102,14 @@ def _switch(text: str) -> bool:
         message = "must be true or false"
         raise ValueError(message)
     return text.lower() == "true"
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        for word in words:
+            if text.lower() == word.lower():
+                return word
+        message = f"must be {', '.join(words[:-1])} or {words[-1]}"
+        raise ValueError(message)
+
+    return convert

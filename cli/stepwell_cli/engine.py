@@ -1,0 +1,129 @@
+"""The whole engine within this process: what a gateway, an operator and a worker do in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from stepwell.actions.registry import default_actions
+from stepwell.adapters.http.client import AiohttpClient
+from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.adapters.postgres.history_store import HistoryStore
+from stepwell.adapters.postgres.intake_store import NewRevision, PostgresIntakeStore
+from stepwell.adapters.postgres.migrate import migrate
+from stepwell.adapters.postgres.run_store import PostgresRunStore
+from stepwell.adapters.postgres.session import Session
+from stepwell.adapters.redis_queue.queue import ReadyQueue
+from stepwell.domain.compile import revision_hash
+from stepwell.domain.errors import UsageError
+from stepwell.domain.support import language_features
+from stepwell.engine.clock import Clock
+from stepwell.engine.control import Control
+from stepwell.engine.intake import Intake, Start
+from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.revisions import Revisions
+from stepwell_worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stepwell.domain.action import Actions
+    from stepwell.domain.documents import JsonValue
+    from stepwell.domain.manifest import Document
+    from stepwell.domain.spec import Workflow
+    from stepwell.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Applies, starts and cancels; a worker executes. ``changed`` is set when a run leaves the worker.
+
+    ``work`` ends only by failing: await it beside whatever waits for a run.
+    """
+
+    session: Session
+    history: HistoryStore
+    changed: asyncio.Event
+    work: asyncio.Future[None]
+    store: PostgresIntakeStore
+    intake: Intake
+    control: Control
+
+    async def apply(self, document: Document, workflow: Workflow) -> None:
+        """Make this the workflow's active revision."""
+        spec = workflow.spec
+        await self.store.apply(
+            NewRevision(
+                namespace=document.namespace,
+                name=document.name,
+                spec=orjson.dumps(document.raw["spec"]),
+                hash=revision_hash(spec),
+                features=language_features(spec),
+                suspended=spec.suspend,
+                retain_succeeded=spec.retention.succeeded,
+                retain_failed=spec.retention.failed,
+            )
+        )
+
+    async def start(self, document: Document, value: JsonValue) -> str:
+        """The id of a new run, durable."""
+        accepted = await self.intake.start(Start(document.namespace, document.name, value))
+        return accepted.id
+
+
+@asynccontextmanager
+async def engine_on(settings: Settings) -> AsyncIterator[Engine]:
+    """A migrated database and a worker on it, drained when the block ends."""
+    if settings.database_url is None or settings.redis_url is None:
+        raise UsageError("DATABASE_URL and REDIS_URL must be set")
+    await migrate(settings.database_url)
+    async with AsyncExitStack() as stack:
+        clock = Clock()
+        queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
+        stack.push_async_callback(queue.close)
+        policy = AddressPolicy(allow_loopback=settings.allow_loopback)
+        actions = default_actions(await stack.enter_async_context(AiohttpClient(policy)))
+        session = await stack.enter_async_context(Session(settings.database_url, "command line", clock))
+        runs = PostgresRunStore(session, session)
+        store = PostgresIntakeStore(session, settings.idempotency)
+        intake = Intake(store, Revisions(runs.revision, actions), Offers(queue), clock)
+        changed = asyncio.Event()
+        work = await stack.enter_async_context(_working(settings, queue, actions, intake, changed))
+        yield Engine(session, HistoryStore(session), changed, work, store, intake, Control(runs, queue))
+
+
+@asynccontextmanager
+async def _working(
+    settings: Settings, queue: ReadyQueue, actions: Actions, intake: Intake, changed: asyncio.Event
+) -> AsyncIterator[asyncio.Future[None]]:
+    stopping = asyncio.Event()
+    accepting = asyncio.ensure_future(intake.run())
+    work = asyncio.ensure_future(_lives(settings, queue, actions, changed, stopping))
+    try:
+        yield work
+    finally:
+        stopping.set()
+        if not work.done():
+            await work
+        accepting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await accepting
+
+
+async def _lives(
+    settings: Settings, queue: ReadyQueue, actions: Actions, changed: asyncio.Event, stopping: asyncio.Event
+) -> None:
+    """A worker; another one if it was declared dead (the machine slept)."""
+    while not stopping.is_set():
+        worker = Worker(settings, queue, actions, on_left=lambda _execution, _kept: changed.set())
+        watcher = asyncio.ensure_future(stopping.wait())
+        watcher.add_done_callback(worker.stop)
+        try:
+            await worker.run()
+        finally:
+            watcher.cancel()

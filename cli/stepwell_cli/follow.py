@@ -1,0 +1,39 @@
+"""Follows a run to its end, over its rows: whoever executes it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from stepwell_cli.progress import plan, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell.adapters.postgres.history_store import HistoryStore
+    from stepwell_cli.progress import Progress
+
+PERIOD = 0.1  # seconds between two looks, where nothing tells of a change
+
+
+async def follow(
+    store: HistoryStore,
+    run_id: str,
+    show: Callable[[Progress], None],
+    *,
+    changed: asyncio.Event | None = None,
+    period: float = PERIOD,
+) -> Progress:
+    """Show the run until it has ended, and return how it did. ``changed`` asks for the next look at once."""
+    change = changed or asyncio.Event()
+    planned = plan(await store.spec((await store.run(run_id)).revision_id))
+    while True:
+        change.clear()
+        state = await store.state(run_id)  # before its steps: then those of an ended run are complete
+        current = progress(planned, state, await store.steps(run_id, documents=False))
+        show(current)
+        if current.ended:
+            return current
+        with suppress(TimeoutError):
+            await asyncio.wait_for(change.wait(), period)

@@ -1,0 +1,99 @@
+"""The ``stepwell`` command. What a command does is imported when it is called: ``stepwell --help`` takes no time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stepwell_cli.errors import presented
+
+app = typer.Typer(
+    name="stepwell",
+    help="Workflow automation for Kubernetes: declare a Workflow, start it, and nothing accepted is ever lost.",
+    epilog="Exit codes: 0 done or succeeded, 1 the run failed, 2 bad manifest, input or usage, 3 environment "
+    "(database, port, server), 130 interrupted. Settings come from the environment: docs/settings.md.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+
+
+def main() -> None:
+    """The entry point of the package."""
+    presented(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from stepwell.version import VERSION
+
+        typer.echo(f"stepwell {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The manifest; - reads stdin.")],
+    input: Annotated[  # noqa: A002 - the option's name
+        str | None,
+        typer.Option("--input", "-i", metavar="JSON|@FILE|-", help="The run's input, a JSON object. Default: {}."),
+    ] = None,
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", "-w", metavar="NAME", help="Run this one instead of the first.")
+    ] = None,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Show the tables of runs and steps on stderr when the run has ended.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run a manifest's workflow on this machine, from start to end, and print its output.
+
+    PostgreSQL and Valkey are started for the run, with data that goes when it ends, unless DATABASE_URL and REDIS_URL
+    name running ones. All Workflows of the manifest are applied; triggers start nothing. Progress is shown on stderr,
+    and the output, as JSON, is all that is written to stdout; with --json it is the whole run with its steps.
+    """
+    from stepwell_cli.run import Options
+    from stepwell_cli.run import run as execute
+
+    raise typer.Exit(execute(Options(file, input, workflow, json, tables)))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Manifests; - reads stdin.")],
+    json: Json = False,
+) -> None:
+    """Check manifests as the cluster would, without one: `file:line: path: message` for each problem."""
+    from stepwell_cli.validate import validate as check
+
+    raise typer.Exit(check(files, json=json))
+
+
+@app.command()
+def migrate(json: Json = False) -> None:
+    """Bring the database named by DATABASE_URL to this version's schema.
+
+    Any number of these may run at once, and again: what was applied stays as it is.
+    """
+    from stepwell_cli.processes import migrate as apply
+
+    apply(json=json)
+
+
+@app.command()
+def worker() -> None:
+    """Execute runs until SIGTERM. Needs DATABASE_URL and REDIS_URL; the log goes to stderr (STEPWELL_LOG=text|json)."""
+    from stepwell_cli.processes import worker as work
+
+    work()

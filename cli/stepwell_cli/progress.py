@@ -1,0 +1,117 @@
+"""How far a run is, step by step: what was recorded, and what follows from it for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stepwell.domain.graph import direct_needs
+from stepwell.domain.states import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from stepwell.adapters.postgres.history_store import RunState, StepRecord
+
+_COMMON = frozenset({"name", "needs", "if", "forEach", "retry", "onError", "timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step as the spec has it; ``needs`` are names."""
+
+    name: str
+    action: str
+    needs: tuple[str, ...]
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """A step of a run. ``state``: pending, running, retrying, succeeded, failed, skipped, or not run.
+
+    ``attempt`` is the latest one that is known of (0: none); ``message`` says why the latest one failed.
+    """
+
+    name: str
+    action: str
+    state: str
+    attempt: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    retry_at: datetime | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A run and its steps, in the order of the manifest."""
+
+    run: RunState
+    steps: tuple[StepProgress, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has its final status."""
+        return RunStatus(self.run.status).final
+
+
+def plan(spec: dict[str, Any]) -> tuple[PlannedStep, ...]:
+    """The steps of a stored spec."""
+    steps = spec["steps"]
+    names = [step["name"] for step in steps]
+    needs = direct_needs(names, [step.get("needs") for step in steps])
+    return tuple(
+        PlannedStep(
+            step["name"],
+            next(key for key in step if key not in _COMMON),
+            tuple(names[need] for need in direct),
+            step.get("onError") == "Continue",
+        )
+        for step, direct in zip(steps, needs, strict=True)
+    )
+
+
+def progress(planned: Sequence[PlannedStep], run: RunState, records: Iterable[StepRecord]) -> Progress:
+    """Put a run together from its spec and its records."""
+    latest: dict[str, StepRecord] = {}
+    first: dict[str, datetime] = {}
+    for record in records:
+        if record.item_index == -1:
+            latest[record.step] = record
+            first.setdefault(record.step, record.started_at)
+    done = {step.name for step in planned if _done(step, latest.get(step.name))}
+    steps = tuple(
+        _recorded(step, latest[step.name], first[step.name], run)
+        if step.name in latest
+        else StepProgress(step.name, step.action, _unrecorded(step, run, done))
+        for step in planned
+    )
+    return Progress(run, steps)
+
+
+def _done(step: PlannedStep, record: StepRecord | None) -> bool:
+    if record is None or record.retry_at is not None:
+        return False
+    return record.status != "failed" or step.goes_on
+
+
+def _recorded(step: PlannedStep, record: StepRecord, started: datetime, run: RunState) -> StepProgress:
+    retrying = record.retry_at is not None and not RunStatus(run.status).final
+    return StepProgress(
+        step.name,
+        step.action,
+        "retrying" if retrying else record.status,
+        record.attempt,
+        started,
+        record.finished_at,
+        record.retry_at if retrying else None,
+        str((record.error or {}).get("message", "")),
+    )
+
+
+def _unrecorded(step: PlannedStep, run: RunState, done: set[str]) -> str:
+    if RunStatus(run.status).final:
+        return "not run"
+    return "running" if run.status == "running" and done.issuperset(step.needs) else "pending"

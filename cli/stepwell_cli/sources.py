@@ -1,0 +1,50 @@
+"""What a command reads: manifests and inputs, from files, from stdin, or as given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepwell.domain.documents import loads
+from stepwell.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    from stepwell.domain.documents import JsonValue
+
+STDIN = "-"
+SHOWN_STDIN = "<stdin>"
+
+
+def read_file(name: str) -> tuple[str, str]:
+    """The text of a file (``-``: stdin) and the name to show. Raises UsageError."""
+    if name == STDIN:
+        return _decoded(sys.stdin.buffer.read(), SHOWN_STDIN), SHOWN_STDIN
+    return _decoded(_bytes(name), name), name
+
+
+def read_input(given: str | None) -> JsonValue:
+    """The input that ``--input`` names: JSON, ``@file`` or ``-``; ``{}`` without. Raises UsageError, DocumentError."""
+    if given is None:
+        return {}
+    if given == STDIN:
+        return loads(sys.stdin.buffer.read(), what="the input on stdin")
+    if given.startswith("@"):
+        return loads(_bytes(given[1:]), what=f"the input in {given[1:]}")
+    return loads(given, what="the input")
+
+
+def _bytes(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as exc:
+        message = f"{name}: cannot be read: {exc.strerror}"
+        raise UsageError(message) from exc
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        message = f"{name}: not UTF-8 text (byte {exc.start})"
+        raise UsageError(message) from exc

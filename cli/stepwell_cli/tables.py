@@ -1,0 +1,38 @@
+"""The two questions that everybody asks the database first, with their answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from rich.box import ASCII2, SQUARE
+from rich.table import Table
+
+from stepwell_cli.console import compact, plain, stderr
+
+if TYPE_CHECKING:
+    from stepwell.adapters.postgres.session import Session
+
+_QUESTIONS: tuple[tuple[LiteralString, LiteralString, tuple[str, ...]], ...] = (
+    ("SELECT id, status FROM workflow_runs", " WHERE id = %(run)s", ("id", "status")),
+    ("SELECT input_data, output_data FROM step_runs", " WHERE run_id = %(run)s", ("input_data", "output_data")),
+)
+
+
+async def show_tables(session: Session, run_id: str | None) -> None:
+    """Print both on stderr: of all runs, or of one, in a database that others use as well."""
+    console = stderr()
+    box = SQUARE if console.encoding.lower().startswith("utf") else ASCII2
+    for query, one, columns in _QUESTIONS:
+        rows = await session.execute(query + (one if run_id else ""), {"run": run_id} if run_id else None)
+        condition = one.replace("%(run)s", f"'{run_id}'") if run_id else ""
+        table = Table(*columns, box=box, header_style="bold", show_edge=True)
+        for row in rows:
+            table.add_row(*map(_cell, row))
+        console.print(f"\n{query}{condition};")
+        console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return compact(value) if isinstance(value, dict | list) else plain(str(value))

@@ -1,0 +1,43 @@
+"""``stepwell validate``: the checks of admission, offline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_cli.console import plain, print_json, say
+from stepwell_cli.manifests import check_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell.domain.errors import Problem
+    from stepwell.domain.manifest import Document
+
+INVALID = 2  # the exit code
+
+
+def validate(files: Sequence[str], *, json: bool) -> int:
+    """Print every problem on stdout; the exit code."""
+    documents, problems = check_files(files)
+    if json:
+        print_json({"valid": not problems, "problems": [_document(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            print(plain(str(problem)))
+        _say_sound(documents, problems)
+    return INVALID if problems else 0
+
+
+def _say_sound(documents: Sequence[Document], problems: Sequence[Problem]) -> None:
+    refused = {problem.file for problem in problems}
+    sound: dict[str, list[str]] = {}
+    for document in documents:
+        if document.file not in refused:
+            name = document.name or f"{document.generate_name}…"
+            sound.setdefault(document.file, []).append(f"{document.kind} {document.namespace}/{name}")
+    for file, names in sound.items():
+        say(f"{file}: ok ({', '.join(names)})")
+
+
+def _document(problem: Problem) -> dict[str, str | int | None]:
+    return {"file": problem.file, "line": problem.line, "path": problem.path, "message": problem.message}
