@@ -56,7 +56,7 @@ class Program:
         self._text = text
         self._value: Any = None
         self._compiled = _compile(text)
-        if self._compiled.return_type().name().startswith("optional_type"):
+        if _type_of(self._compiled).startswith("optional_type"):
             self._compiled = self._value = _compile(self._of_optional())
 
     def run(self, data: Mapping[str, Any]) -> JsonValue:
@@ -105,6 +105,13 @@ def _compile(text: str) -> Any:
     try:
         return _environment().compile(text)
     except (RuntimeError, ValueError, MemoryError) as exc:
+        raise CelError(str(exc)) from exc
+
+
+def _type_of(compiled: Any) -> str:
+    try:
+        return str(compiled.return_type().name())
+    except RuntimeError as exc:  # such as a map with lists as keys
         raise CelError(str(exc)) from exc
 
 

@@ -44,6 +44,7 @@ class ReAdder:
             if not await self._queue.mark():
                 self.reset()
         except UnavailableError:
+            self._hurry = True
             return PERIOD
         page = await self._store.queued_after(*self._cursor, PAGE)
         if not await self._offers.add(page):
