@@ -21,12 +21,12 @@ def stderr() -> Console:
 
 
 @cache
-def stdout() -> Console:
-    """For tables that a command was asked for; as wide as they are where stdout is no terminal."""
+def pages(*, error: bool = False) -> Console:
+    """For tables that a command was asked for, on stdout or stderr; as wide as they are where that is no terminal."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, emoji=False, markup=False, width=width)
+    width = None if (sys.stderr if error else sys.stdout).isatty() else 10_000
+    return Console(stderr=error, highlight=False, emoji=False, markup=False, width=width)
 
 
 def say(line: str) -> None:
@@ -34,9 +34,9 @@ def say(line: str) -> None:
     print(plain(line), file=sys.stderr, flush=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, one_line: bool = False) -> None:
     """A JSON document on stdout: indented for people, one line for programs."""
-    option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
+    option = orjson.OPT_INDENT_2 if sys.stdout.isatty() and not one_line else 0
     text = orjson.dumps(value, option=option | orjson.OPT_UTC_Z, default=str).decode()
     sys.stdout.write(text.translate(_BARE_CONTROLS) + "\n")
     sys.stdout.flush()

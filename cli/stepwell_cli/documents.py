@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepwell.adapters.postgres.history_store import RunRecord, RunState, StepRecord
+    from stepwell_cli.progress import Progress
 
 
 def state_document(run: RunState) -> dict[str, Any]:
@@ -33,6 +34,21 @@ def run_document(run: RunRecord, steps: Iterable[StepRecord]) -> dict[str, Any]:
         "error": run.error,
         "steps": [step_document(step) for step in steps],
     }
+
+
+def progress_document(progress: Progress) -> dict[str, Any]:
+    """A run as it is followed: the state of every step, also of those that have not begun."""
+    steps = [
+        {
+            "step": step.name,
+            "action": step.action,
+            "state": step.state,
+            "attempt": step.attempt,
+            "retryAt": step.retry_at,
+        }
+        for step in progress.steps
+    ]
+    return {**state_document(progress.run), "steps": steps}
 
 
 def step_document(step: StepRecord) -> dict[str, Any]:

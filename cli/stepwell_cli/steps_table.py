@@ -117,30 +117,28 @@ class LiveTable(Quiet):
     def _render(self) -> RenderableType:
         if self._progress is None:
             return self._phase
-        return Group(_title(self._progress), Text(), self._table(self._progress))
+        return Group(_title(self._progress), Text(), steps_table(self._progress, self._running))
 
-    def _table(self, progress: Progress) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-        retried = any(step.attempt > 1 for step in progress.steps)
-        table.add_column("", width=1)
-        for name in ("STEP", "ACTION", "STATE"):
-            table.add_column(name, no_wrap=True)
-        if retried:
-            table.add_column("ATTEMPT", justify="right")
-        table.add_column("TIME", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
-        for step in progress.steps:
-            attempt = [str(step.attempt or "")] if retried else []
-            table.add_row(
-                self._running if step.state == "running" else mark(step.state),
-                step.name,
-                Text(step.action, style="dim"),
-                Text(step.state, style=_STYLES[step.state]),
-                *attempt,
-                _duration_of(step),
-                Text(_note(step), style="dim"),
-            )
-        return table
+
+def steps_table(progress: Progress, running: RenderableType = "") -> Table:
+    """A row a step; ``running`` marks those that run."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    retried = any(step.attempt > 1 for step in progress.steps)
+    table.add_column("", width=1)
+    for name in ("STEP", "ACTION", "STATE", *(["ATTEMPT"] if retried else []), "TIME"):
+        table.add_column(name, no_wrap=True, justify="right" if name in {"ATTEMPT", "TIME"} else "left")
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    for step in progress.steps:
+        table.add_row(
+            running if step.state == "running" else mark(step.state),
+            step.name,
+            Text(step.action, style="dim"),
+            styled(step.state),
+            *([str(step.attempt or "")] if retried else []),
+            _duration_of(step),
+            Text(_note(step), style="dim"),
+        )
+    return table
 
 
 def view(*, quiet: bool = False) -> View:
@@ -175,6 +173,8 @@ def summary(progress: Progress) -> str:
 def elapsed(start: datetime, end: datetime | None = None) -> str:
     """The time between two moments (default: now), as short as it can be read."""
     seconds = max(0.0, ((end or datetime.now(UTC)) - start).total_seconds())
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
         return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
     if seconds < 60:

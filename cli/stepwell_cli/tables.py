@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from rich.box import ASCII2, SQUARE
 from rich.table import Table
 
-from stepwell_cli.console import compact, plain, stderr
+from stepwell_cli.console import compact, pages, plain
 
 if TYPE_CHECKING:
     from stepwell.adapters.postgres.session import Session
@@ -20,12 +20,14 @@ _QUESTIONS: tuple[tuple[LiteralString, LiteralString, tuple[str, ...]], ...] = (
 
 async def show_tables(session: Session, run_id: str | None) -> None:
     """Print both on stderr: of all runs, or of one, in a database that others use as well."""
-    console = stderr()
+    console = pages(error=True)
     box = SQUARE if console.encoding.lower().startswith("utf") else ASCII2
     for query, one, columns in _QUESTIONS:
         rows = await session.execute(query + (one if run_id else ""), {"run": run_id} if run_id else None)
         condition = one.replace("%(run)s", f"'{run_id}'") if run_id else ""
-        table = Table(*columns, box=box, header_style="bold", show_edge=True)
+        table = Table(box=box, header_style="bold")
+        for name in columns:
+            table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*map(_cell, row))
         console.print(f"\n{query}{condition};")
