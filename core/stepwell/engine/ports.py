@@ -21,7 +21,10 @@ PRIORITIES = {-1: "Low", 0: "Normal", 1: "High"}
 
 
 class ClaimedRun(NamedTuple):
-    """A run that this worker owns until it ends, parks or loses the fence. ``input`` is JSON text."""
+    """A run that this worker owns until it ends, parks or loses the fence. ``input`` is JSON text.
+
+    ``cancelled``: it went back into the queue after its cancel was acknowledged, so nothing of it may start.
+    """
 
     id: str
     fence: int
@@ -34,6 +37,7 @@ class ClaimedRun(NamedTuple):
     wakes: int
     claims: int
     suspicion: int
+    cancelled: bool = False
 
 
 class RecordedAttempt(NamedTuple):
