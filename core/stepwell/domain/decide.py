@@ -134,7 +134,7 @@ def _pause(known: Snapshot, now: int) -> list[Command]:
     later = [due for _, due in known.retries if due > now]
     waiting_for_flush = known.settled & ~known.durable
     if not later:
-        return []
+        return [Sleep(known.deadline)] if known.running else []
     due = min(*later, known.deadline)
     if known.running or waiting_for_flush or due - now <= PARK_AFTER:
         return [Sleep(due)]

@@ -7,23 +7,28 @@ effect in flight has a task of its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from stepwell.domain import decide as d
 from stepwell.domain.action import Call, Outcome
 from stepwell.domain.documents import JsonObject, dumps
-from stepwell.domain.errors import EvaluationError, StepwellError
+from stepwell.domain.errors import DocumentError, StepwellError
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Step
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.crashpoints import crashpoint
+from stepwell.engine.failures import as_failure, error_document
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, Kept, Park, RecordedAttempt
 from stepwell.engine.results import Results
 from stepwell.engine.revisions import LoadedRevision
 
 TIME_SLICE = 5_000  # microseconds of pure steps before other runs get the loop
 ATTEMPT_GRACE = 5.0  # seconds that an effect gets beyond its timeout to say itself that it timed out
+FRESH = 1_000_000  # microseconds that a confirmation lasts; an effect that could not begin by then is confirmed again
+
+log = logging.getLogger(__name__)
 
 
 class Host(Protocol):
@@ -57,8 +62,8 @@ class Execution:
     """The state of one run on this worker. Created from a claim, it lives until ``Host.left`` is told."""
 
     __slots__ = (
-        "_attempts", "_cancelled", "_deadline", "_host", "_leaving", "_pending", "_retries", "_running", "_sent",
-        "_sent_settled", "_tasks", "_timer", "_touch", "_wakes", "loaded", "progressed", "results", "run",
+        "_attempts", "_cancelled", "_deadline", "_gone", "_host", "_leaving", "_pending", "_refused", "_retries",
+        "_running", "_sent", "_sent_settled", "_slice", "_tasks", "_timer", "_touch", "_wakes", "loaded", "progressed", "results", "run",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +84,10 @@ class Execution:
         self._sent: FlushEntry | None = None
         self._sent_settled = 0
         self._touch = False
-        self._cancelled = False
+        self._cancelled = run.cancelled
+        self._refused = False
+        self._gone = False
+        self._slice = 0
         self._wakes = run.wakes
         self._deadline = run.created_at + int(loaded.revision.timeout * 1e6)
         for attempt in history:
@@ -89,15 +97,24 @@ class Execution:
 
     def advance(self, *, confirmed: bool = False) -> None:
         """Carry out what can be done now. ``confirmed``: the store said at this moment that the run is ours."""
-        began = self._host.micros()
+        if self._gone:
+            return
+        try:
+            self._go_on(confirmed=confirmed)
+        except Exception as exc:  # noqa: BLE001 - a defect of ours must end neither the journal nor the worker
+            self._defect(exc)
+
+    def _go_on(self, *, confirmed: bool) -> None:
+        now = self._host.micros()
+        self._slice = now + TIME_SLICE
         while self._leaving is None:
-            now = self._host.micros()
-            if now - began > TIME_SLICE:
-                self._wake_at(now)
-                break
             acting = confirmed and not self._host.draining and self._host.may_act()
             commands = d.decide(self.loaded.revision, self._snapshot(confirmed=acting), now)
             if not self._carry_out(commands, now):
+                break
+            now = self._host.micros()
+            if now > self._slice:
+                self._wake_at(now)
                 break
         if self._host.draining:
             self._hand_back()
@@ -112,6 +129,7 @@ class Execution:
 
     def abandon(self) -> None:
         """The run is no longer ours, or this worker stops: end everything in flight and write nothing more."""
+        self._gone = True
         self._abort()
         self._stop_timer()
 
@@ -133,7 +151,10 @@ class Execution:
         for command in commands:
             match command:
                 case d.Start(step=index):
-                    changed |= self._start(self.loaded.revision.steps[index], now)
+                    self._start(self.loaded.revision.steps[index], now)
+                    changed = True
+                    if self.results.failed >= 0 or self._host.micros() > self._slice:
+                        break  # the other commands were decided without knowing this
                 case d.Confirm():
                     self._confirm()
                 case d.Finish(status=status):
@@ -164,30 +185,49 @@ class Execution:
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    def _start(self, step: Step, now: int) -> bool:
-        """Run a pure step, or begin an effect. Whether the step has its result already."""
+    def _start(self, step: Step, now: int) -> None:
+        """Run a pure step, or begin an effect."""
         attempt = self._attempts.get(step.index, 0) + 1
         self._retries.pop(step.index, None)
-        value = self.results.input_of(step)
         try:
+            value = self.results.input_of(step)
             context = self.results.context(step, value)
             if step.condition is not None and attempt == 1 and not step.condition.test(context):
                 self._record(step, attempt, StepStatus.SKIPPED, now)
-                return True
+                return
             if not step.effect:
-                output = step.action.run(value, context)  # type: ignore[union-attr]
-                self._succeed(step, attempt, now, Outcome(output))
-                return True
+                outcome = Outcome(step.action.run(value, context))  # type: ignore[union-attr]
+                self._succeed(step, attempt, now, outcome)
+                return
             request = step.action.render(value, context)  # type: ignore[union-attr]
-        except (StepFailure, EvaluationError, StepwellError) as exc:
+        except Exception as exc:  # noqa: BLE001 - a defect of an action fails its step, never the worker
             self._fail(step, attempt, now, as_failure(exc))
-            return True
+            return
         self._running |= step.bit
         crashpoint("before_effect")
         self._tasks[step.index] = self._host.spawn(self._perform(step, attempt, now, request, context))
-        return False
 
     async def _perform(self, step: Step, attempt: int, started: int, request: Any, context: Any) -> None:
+        """One attempt in its own task. A task that waited for its place too long asks for another confirmation."""
+        task = asyncio.current_task()
+        result: Outcome | StepFailure | None = None
+        if self._host.may_act() and not self._host.draining and self._host.micros() - started <= FRESH:
+            result = await self._attempt(step, attempt, request, context)
+            crashpoint("after_effect_before_flush")
+        if self._tasks.get(step.index) is not task:
+            return  # aborted, though the action did not end with that
+        self._running &= ~step.bit
+        del self._tasks[step.index]
+        try:
+            if isinstance(result, Outcome):
+                self._succeed(step, attempt, started, result)
+            elif result is not None:
+                self._fail(step, attempt, started, result)
+        except Exception as exc:  # noqa: BLE001 - as in advance
+            self._defect(exc)
+        self.advance()
+
+    async def _attempt(self, step: Step, attempt: int, request: Any, context: Any) -> Outcome | StepFailure:
         call = Call(
             namespace=self.loaded.namespace,
             workflow=self.loaded.workflow,
@@ -197,48 +237,48 @@ class Execution:
             timeout=step.timeout,
             idempotency_key=f"{self.run.id}/{step.name}",
         )
-        failure: StepFailure | None = None
-        outcome = Outcome(None)
+        limit = asyncio.timeout(step.timeout + ATTEMPT_GRACE)
         try:
-            async with asyncio.timeout(step.timeout + ATTEMPT_GRACE):
-                outcome = await step.action.perform(request, call, context)  # type: ignore[union-attr]
-        except TimeoutError:
-            failure = StepFailure("Timeout", f"the attempt took longer than {step.timeout:g} s", kind="Timeout")
-        except StepwellError as exc:
-            failure = as_failure(exc)
+            async with limit:
+                outcome: Outcome = await step.action.perform(request, call, context)  # type: ignore[union-attr]
+                return outcome
+        except TimeoutError as exc:
+            late = f"the attempt took longer than {step.timeout:g} s"
+            return StepFailure("Timeout", late if limit.expired() else str(exc) or "it timed out", kind="Timeout")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return StepFailure("InternalError", "the action was cancelled from within", final=True)
         except Exception as exc:  # noqa: BLE001 - a defect of an action fails its step, never the worker
-            failure = StepFailure(
-                "InternalError", f"the action failed unexpectedly: {type(exc).__name__}: {exc}", final=True
-            )
-        crashpoint("after_effect_before_flush")
-        self._running &= ~step.bit
-        del self._tasks[step.index]
-        if failure is None:
-            self._succeed(step, attempt, started, outcome)
-        else:
-            self._fail(step, attempt, started, failure)
-        self.advance()
+            return as_failure(exc)
 
     def _succeed(self, step: Step, attempt: int, started: int, outcome: Outcome) -> None:
         try:
-            document = self.results.accept(step, outcome)
+            document, http = self.results.accept(step, outcome)
         except StepwellError as exc:
             self._fail(step, attempt, started, as_failure(exc))
             return
-        http = None if outcome.http is None else dumps(outcome.http)
         self._record(step, attempt, StepStatus.SUCCEEDED, started, output=document, http=http, outcome=outcome)
 
     def _fail(self, step: Step, attempt: int, started: int, failure: StepFailure) -> None:
-        error = failure.document()
-        http = None if failure.http is None else dumps(failure.http)
+        shown, error = error_document(failure)
+        beside, http = _beside(failure)
         if step.retry.allows(failure, attempt):
             delay = step.retry.delay(failure, attempt, f"{self.run.id}/{step.name}")
             self._attempts[step.index] = attempt
             self._retries[step.index] = self._host.micros() + int(delay * 1e6)
-            self._append(step, attempt, StepStatus.FAILED, started, error=dumps(error), http=http)
+            self._append(step, attempt, StepStatus.FAILED, started, error=error, http=http)
             return
         self._record(
-            step, attempt, StepStatus.FAILED, started, error=error, http=http, outcome=Outcome(None, failure.http)
+            step,
+            attempt,
+            StepStatus.FAILED,
+            started,
+            error=error,
+            http=http,
+            outcome=Outcome(None, beside),
+            shown=shown,
         )
 
     def _record(
@@ -249,15 +289,14 @@ class Execution:
         started: int,
         *,
         output: bytes | None = None,
-        error: JsonObject | None = None,
+        error: bytes | None = None,
         http: bytes | None = None,
         outcome: Outcome | None = None,
+        shown: JsonObject | None = None,
     ) -> None:
         """The step has its final result."""
-        record = self._append(
-            step, attempt, status, started, output=output, error=None if error is None else dumps(error), http=http
-        )
-        self.results.settle(step, status, record.finished_at, outcome or Outcome(None), error)
+        record = self._append(step, attempt, status, started, output=output, error=error, http=http)
+        self.results.settle(step, status, record.finished_at, outcome or Outcome(None), shown)
 
     def _append(
         self,
@@ -279,9 +318,9 @@ class Execution:
         return record
 
     def _abort(self) -> None:
-        for task in self._tasks.values():
+        tasks, self._tasks = self._tasks, {}
+        for task in tasks.values():
             task.cancel()
-        self._tasks.clear()
         self._running = 0
 
     # -- the end, and the journal ------------------------------------------------------------------------------------
@@ -309,6 +348,8 @@ class Execution:
 
     def flushed(self, kept: Kept | None) -> None:
         """The journal's answer to what was collected last; None: the run is no longer ours."""
+        if self._gone:
+            return
         if kept is None or kept.ended or kept.parked is not None:
             self.abandon()
             self._host.left(self, kept)
@@ -323,28 +364,47 @@ class Execution:
         self.advance(confirmed=True)
 
     def refused(self, message: str) -> None:
-        """The store refused this run's rows: the run fails with the store's words, and its rows are dropped."""
+        """The store refused this run's rows: the run fails with the store's words, and its rows are dropped.
+
+        A store that refuses even that gets the run back: whoever claims it next may write more fitting rows.
+        """
+        if self._gone:
+            return
+        if self._refused:
+            self.flushed(None)
+            return
+        self._refused = True
+        self._end_broken("RecordRefused", f"the result could not be stored: {message}")
+
+    def _defect(self, exc: Exception) -> None:
+        log.error("run %s cannot go on", self.run.id, exc_info=exc)
+        self._end_broken("InternalError", f"the run could not go on: {type(exc).__name__}: {exc}")
+
+    def _end_broken(self, reason: str, message: str) -> None:
+        """The run fails as a whole, whatever its steps say."""
         self._abort()
         self._pending.clear()
-        failure = StepFailure("RecordRefused", f"the result could not be stored: {message}")
-        self._leave(self.results.refusal(failure, self._host.micros()))
+        self._leave(self.results.refusal(StepFailure(reason, message), self._host.micros()))
         self._host.dirty(self)
 
     def _replay(self, attempt: RecordedAttempt) -> None:
+        """Take a durable attempt over. The clocks of two workers may differ, so a later attempt may come first."""
         step = self.loaded.steps.get(attempt.step)
-        if step is None:
+        if step is None or attempt.attempt <= self._attempts.get(step.index, 0):
             return
-        if attempt.retry_at is not None:
-            self._attempts[step.index] = attempt.attempt
-            self._retries[step.index] = attempt.retry_at
-            return
+        self._attempts[step.index] = attempt.attempt
         self._retries.pop(step.index, None)
-        self.results.restore(step, attempt)
+        if attempt.retry_at is None:
+            self.results.restore(step, attempt)
+        else:
+            self._retries[step.index] = attempt.retry_at
 
 
-def as_failure(exc: StepwellError) -> StepFailure:
-    """Any expected error of a step, as the failure that its record shows."""
-    if isinstance(exc, StepFailure):
-        return exc
-    reason = "ExpressionFailed" if isinstance(exc, EvaluationError) else "InvalidResult"
-    return StepFailure(reason, str(exc), final=True)
+def _beside(failure: StepFailure) -> tuple[JsonObject | None, bytes | None]:
+    """``steps.<name>.http`` of a failure, and its document; nothing where that cannot be stored."""
+    if failure.http is None:
+        return None, None
+    try:
+        return failure.http, dumps(failure.http)
+    except DocumentError:
+        return None, None

@@ -104,7 +104,10 @@ class Journal:
             return
         crashpoint("after_flush_before_answer")
         for writer, entry in batch:
-            writer.flushed(kept.get(entry.run_id))
+            try:
+                writer.flushed(kept.get(entry.run_id))
+            except Exception:  # one writer's defect must not keep the others from their answers
+                log.exception("run %s could not take its answer", entry.run_id)
 
     async def _halve(self, batch: list[tuple[Writer, FlushEntry]], refusal: DataRefusedError) -> None:
         if len(batch) == 1:

@@ -8,29 +8,31 @@ import orjson
 
 from stepwell.domain.action import Outcome
 from stepwell.domain.documents import MAX_BYTES, MAX_DEPTH, JsonObject, JsonValue, check, dumps
-from stepwell.domain.errors import EvaluationError, StepwellError
+from stepwell.domain.errors import StepwellError
 from stepwell.domain.expressions import Context
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Revision, Step
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.clock import as_datetime, as_text
+from stepwell.engine.failures import error_document
 from stepwell.engine.ports import RUN_INPUT, ClaimedRun, End, RecordedAttempt
 from stepwell.engine.revisions import LoadedRevision
 
 MAX_OUTPUTS = 16 * MAX_BYTES  # bytes, all outputs of a run together
 
-Origin: TypeAlias = "str | dict[str, str] | None"
-"""Where a value is stored: the run's input, a step's output, a map of these by need; None where only as a whole."""
+Origin: TypeAlias = "str | dict[str, str] | bytes"
+"""Where a value is stored: the run's input, a step's output, a map of these by need; else the value's own document."""
 
-Handed: TypeAlias = tuple[JsonValue, Origin]
+Handed: TypeAlias = tuple[JsonValue, Origin, int]
+"""A value, its origin, and its size in bytes."""
 
 
 class Results:
     """What is settled, and with what result. Sets of steps are bit masks; times are microseconds."""
 
     __slots__ = (
-        "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_outputs", "_revision", "_run", "_run_input",
-        "_statuses", "_workflow", "durable", "failed", "settled",
+        "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_outputs", "_refused", "_revision", "_run",
+        "_run_input", "_sizes", "_statuses", "_workflow", "durable", "failed", "settled",
     )  # fmt: skip
 
     def __init__(self, run: ClaimedRun, loaded: LoadedRevision) -> None:
@@ -39,8 +41,10 @@ class Results:
         self._revision: Revision = loaded.revision
         self._run_input: JsonValue = orjson.loads(run.input)
         self._outputs: dict[int, JsonValue] = {}
+        self._sizes: dict[int, int] = {}
         self._handed: dict[int, Handed] = {}
         self._inputs: dict[int, Handed] = {}
+        self._refused: dict[int, StepwellError] = {}
         self._statuses: dict[int, StepStatus] = {}
         self._errors: dict[int, JsonValue] = {}
         self._http: dict[int, JsonValue] = {}
@@ -53,15 +57,16 @@ class Results:
     # -- what a step sees --------------------------------------------------------------------------------------------
 
     def input_of(self, step: Step) -> JsonValue:
-        """What the step's predecessors hand on."""
-        return self._input(step)[0]
+        """What the step's predecessors hand on. Raises StepFailure where that is too large."""
+        value = self._input(step)[0]
+        if step.index in self._refused:
+            raise self._refused[step.index]
+        return value
 
     def input_reference(self, step: Step) -> tuple[bytes | None, bytes | None]:
         """The input for the record, as (reference, None) where it is stored already, else as (None, document)."""
-        value, origin = self._input(step)
-        if origin is None:
-            return None, dumps(value)
-        return orjson.dumps(origin), None
+        origin = self._input(step)[1]
+        return (None, origin) if isinstance(origin, bytes) else (orjson.dumps(origin), None)
 
     def context(self, step: Step, value: JsonValue) -> Context:
         """The values that the step's expressions may read; only those that they do read are built."""
@@ -76,25 +81,40 @@ class Results:
     def _input(self, step: Step) -> Handed:
         found = self._inputs.get(step.index)
         if found is None:
-            found = self._inputs[step.index] = self._gather(step)
+            try:
+                found = self._gather(step)
+            except StepwellError as exc:
+                self._refused[step.index] = exc
+                found = (None, b"null", 4)
+            self._inputs[step.index] = found
         return found
 
     def _gather(self, step: Step) -> Handed:
         if not step.needs:
-            return self._run_input, RUN_INPUT
+            return self._run_input, RUN_INPUT, len(self._run.input)
         if len(step.needs) == 1:
             return self._handed_by(step.needs[0])
         handed = {self._revision.steps[i].name: self._handed_by(i) for i in step.needs}
-        origins = {name: origin for name, (_, origin) in handed.items() if isinstance(origin, str)}
-        values: dict[str, JsonValue] = {name: value for name, (value, _) in handed.items()}
-        return values, origins if len(origins) == len(handed) else None
+        values: dict[str, JsonValue] = {name: value for name, (value, _, _) in handed.items()}
+        size = sum(size for _, _, size in handed.values())
+        origins = {name: origin for name, (_, origin, _) in handed.items() if isinstance(origin, str)}
+        if len(origins) == len(handed):
+            return values, origins, size
+        # a map within a map is stored as it is; several of them may share parts, so it is measured before it is written
+        if size > MAX_BYTES:
+            message = f"the input has about {size:,} bytes; at most {MAX_BYTES:,} are allowed where maps are nested"
+            raise StepFailure("InputTooLarge", message, final=True)
+        document = dumps(values)
+        return values, document, len(document)
 
     def _handed_by(self, index: int) -> Handed:
         found = self._handed.get(index)
         if found is None:
             step = self._revision.steps[index]
-            succeeded = self._statuses[index] is StepStatus.SUCCEEDED
-            found = (self._outputs[index], step.name) if succeeded else self._input(step)
+            if self._statuses[index] is StepStatus.SUCCEEDED:
+                found = (self._outputs[index], step.name, self._sizes[index])
+            else:
+                found = self._input(step)
             self._handed[index] = found
         return found
 
@@ -122,19 +142,19 @@ class Results:
 
     # -- what a step gives -------------------------------------------------------------------------------------------
 
-    def accept(self, step: Step, outcome: Outcome) -> bytes:
-        """Serialise an output. Raises StepFailure where it breaks a limit, DocumentError where it is not JSON."""
-        document = dumps(outcome.output)
-        if len(document) > MAX_BYTES:
-            message = f"the output has {len(document):,} bytes; at most {MAX_BYTES:,} are allowed"
-            raise StepFailure("OutputTooLarge", message, final=True)
+    def accept(self, step: Step, outcome: Outcome) -> tuple[bytes, bytes | None]:
+        """Serialise an output, and what stands beside it.
+
+        Raises StepFailure where a limit is broken, DocumentError where it is not JSON.
+        """
+        http = None if outcome.http is None else _stored(outcome.http, "http", step)
+        document = _stored(outcome.output, "output", step)
         if self._bytes + len(document) > MAX_OUTPUTS:
             message = f"with this output, the outputs of the run would exceed {MAX_OUTPUTS:,} bytes"
             raise StepFailure("OutputsTooLarge", message, final=True)
-        if document.count(b"{") + document.count(b"[") > MAX_DEPTH or b"\\u0000" in document:
-            check(outcome.output, what=f"the output of step {step.name}")
         self._bytes += len(document)
-        return document
+        self._sizes[step.index] = len(document)
+        return document, http
 
     def settle(self, step: Step, status: StepStatus, finished: int, outcome: Outcome, error: JsonValue) -> None:
         """Note the final result of a step."""
@@ -154,10 +174,14 @@ class Results:
 
     def restore(self, step: Step, attempt: RecordedAttempt) -> None:
         """Note a result that is durable already."""
-        document = attempt.output or "null"
-        outcome = Outcome(orjson.loads(document), orjson.loads(attempt.http) if attempt.http else None)
+        outcome = Outcome(
+            orjson.loads(attempt.output) if attempt.output else None,
+            orjson.loads(attempt.http) if attempt.http else None,
+        )
         error = orjson.loads(attempt.error) if attempt.error else None
-        self._bytes += len(document)
+        if attempt.status == StepStatus.SUCCEEDED:
+            self._sizes[step.index] = size = _size(attempt.output or "null")
+            self._bytes += size
         self.settle(step, StepStatus(attempt.status), attempt.finished_at, outcome, error)
         self.durable |= step.bit
 
@@ -169,7 +193,7 @@ class Results:
             try:
                 return self._succeeded(now)
             except StepwellError as exc:
-                return self._ended(RunStatus.FAILED, now, _error("OutputFailed", f"the workflow's output: {exc}"))
+                return self.refusal(StepFailure("OutputFailed", f"the workflow's output: {exc}"), now)
         if status is RunStatus.FAILED:
             failed = self._revision.steps[self.failed]
             shown = self._errors.get(failed.index)
@@ -180,8 +204,8 @@ class Results:
         return self._ended(status, now, _error("Cancelled", "the run was cancelled"))
 
     def refusal(self, failure: StepFailure, now: int) -> End:
-        """The end of a run whose rows the store refused."""
-        return self._ended(RunStatus.FAILED, now, failure.document())
+        """The end of a run that failed as a whole."""
+        return self._ended(RunStatus.FAILED, now, error_document(failure)[0])
 
     def _ended(self, status: RunStatus, now: int, error: JsonObject) -> End:
         return End(status, now, self._revision.retain_failed, error=dumps(error))
@@ -189,10 +213,7 @@ class Results:
     def _succeeded(self, now: int) -> End:
         revision = self._revision
         if revision.output is not None:
-            output = dumps(revision.output.render(self._closing_context(now)))
-            if len(output) > MAX_BYTES:
-                message = f"it has {len(output):,} bytes; at most {MAX_BYTES:,} are allowed"
-                raise EvaluationError(message)
+            output = _stored(revision.output.render(self._closing_context(now)), "output")
             return End(RunStatus.SUCCEEDED, now, revision.retain_succeeded, output=output)
         last = revision.steps[-1]
         origin = last.name if self._statuses[last.index] is StepStatus.SUCCEEDED else None
@@ -210,3 +231,18 @@ class Results:
 
 def _error(reason: str, message: str) -> JsonObject:
     return {"reason": reason, "message": message}
+
+
+def _stored(value: JsonValue, word: str, step: Step | None = None) -> bytes:
+    """The document of a result. Raises StepFailure where it is too large, DocumentError where it is not JSON."""
+    document = dumps(value)
+    if len(document) > MAX_BYTES:
+        message = f"the {word} has {len(document):,} bytes; at most {MAX_BYTES:,} are allowed"
+        raise StepFailure("OutputTooLarge", message, final=True)
+    if document.count(b"{") + document.count(b"[") > MAX_DEPTH or b"\\u0000" in document:
+        check(value, what=f"the {word}" if step is None else f"the {word} of step {step.name}")
+    return document
+
+
+def _size(document: str) -> int:
+    return len(document) if document.isascii() else len(document.encode())
