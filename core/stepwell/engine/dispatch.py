@@ -6,20 +6,22 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from stepwell.domain.errors import ConflictError, ManifestError, UnavailableError
+from stepwell.domain.errors import ConflictError, ManifestError, NotFoundError, StepwellError, UnavailableError
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
-from stepwell.engine.execution import Execution
+from stepwell.engine.execution import FRESH, Execution
 from stepwell.engine.journal import Journal
-from stepwell.engine.ports import ClaimedRun, Kept, ReadyQueue, ReadyRun, RecordedAttempt, RunStore
+from stepwell.engine.ports import ClaimedRun, FlushEntry, Kept, ReadyQueue, ReadyRun, RecordedAttempt, RunStore
 from stepwell.engine.revisions import LoadedRevision, Revisions
 from stepwell.engine.trust import Trust
 
 IDLE_WAIT = 5.0  # seconds that a worker without work listens before it asks again
 FALLBACK_PAUSE = 0.5  # seconds between looks into the database while Redis is away
+OFFER_TIME = 1.0  # seconds that a drained worker takes to offer the runs that it handed back
 MAX_EFFECTS = 500
 MAX_BACKLOG = 2_000  # runs waiting for their flush, beyond which nothing is taken
 
@@ -53,14 +55,15 @@ class Dispatcher:
         self._trust = trust
         self._slots = slots
         self._on_left = on_left
-        self.journal = Journal(lambda entries: store.flush(worker, entries))
+        self.journal = Journal(self._flush)
         self.active: dict[str, Execution] = {}
-        self._busy: set[str] = set()
+        self._busy: set[Execution] = set()
         self._suspect: Execution | None = None
         self._freed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._effects = asyncio.Semaphore(MAX_EFFECTS)
+        self._claiming = 0
         self._requeued: list[ReadyRun] = []
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -78,15 +81,19 @@ class Dispatcher:
         backoff = Backoff()
         while not self.draining:
             free = await self._free()
+            if self.draining:
+                return
             try:
                 await self._fill(free)
                 backoff.reset()
-            except (UnavailableError, ConflictError) as exc:
+            except StepwellError as exc:
                 log.warning("no runs could be claimed: %s", exc)
                 await backoff.pause()
 
     async def _free(self) -> int:
         while (free := self._slots - len(self._busy)) <= 0 or self.journal.backlog > MAX_BACKLOG:
+            if self.draining:
+                break
             self._freed.clear()
             await self._freed.wait()
         return free
@@ -98,7 +105,8 @@ class Dispatcher:
             await self._fall_back(free, exc)
             return
         if ids:
-            await self._begin(await self._claim(ids))
+            token = secrets.randbits(63)
+            await self._claim(token, lambda: self._store.claim(self._worker, ids, token))
         else:
             await self._listen()
 
@@ -111,14 +119,31 @@ class Dispatcher:
     async def _fall_back(self, free: int, why: UnavailableError) -> None:
         log.warning("claiming straight from PostgreSQL: %s", why)
         token = secrets.randbits(63)
-        runs = await self._certain(token, lambda: self._store.claim_oldest(self._worker, free, token))
-        await self._begin(runs)
-        if not runs:
+        if not await self._claim(token, lambda: self._store.claim_oldest(self._worker, free, token)):
             await asyncio.sleep(FALLBACK_PAUSE * (0.5 + random.random()))  # noqa: S311 - spreads load
 
-    async def _claim(self, ids: Sequence[str]) -> list[ClaimedRun]:
-        token = secrets.randbits(63)
-        return await self._certain(token, lambda: self._store.claim(self._worker, ids, token))
+    async def _claim(self, token: int, claim: Callable[[], Coroutine[Any, Any, list[ClaimedRun]]]) -> int:
+        """Claim and begin to execute; how many runs it were."""
+        with self._unsettled():
+            asked = self._clock.micros()
+            runs = await self._certain(token, claim)
+            await self._begin(runs, asked)
+        return len(runs)
+
+    @contextmanager
+    def _unsettled(self) -> Iterator[None]:
+        """Meanwhile this worker may own runs that are not active yet."""
+        self._claiming += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._claiming -= 1
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self.active and not self._claiming:
+            self._empty.set()
 
     async def _certain(
         self, token: int, claim: Callable[[], Coroutine[Any, Any, list[ClaimedRun]]]
@@ -134,24 +159,25 @@ class Dispatcher:
             await backoff.pause()
             try:
                 return await self._store.claimed(self._worker, token)
-            except UnavailableError:
+            except (UnavailableError, ConflictError):
                 continue
 
-    async def _begin(self, runs: Sequence[ClaimedRun]) -> None:
-        if not runs:
-            return
+    async def _begin(self, runs: Sequence[ClaimedRun], asked: int) -> None:
         history = await self._history([run.id for run in runs if run.claims > 1])
         for run in runs:
             loaded = await self._load(run)
             if loaded is None:
                 continue
+            stale = self.active.get(run.id)
+            if stale is not None:  # its park is committed, but the answer was lost
+                stale.flushed(None)
             execution = Execution(self, run, loaded, history.get(run.id, ()))
             self.active[run.id] = execution
-            self._busy.add(run.id)
+            self._busy.add(execution)
             self._empty.clear()
             if run.suspicion:
                 self._suspect = execution
-            execution.advance(confirmed=True)
+            execution.advance(confirmed=self._clock.micros() - asked <= FRESH)
 
     async def _history(self, ids: list[str]) -> dict[str, list[RecordedAttempt]]:
         history: dict[str, list[RecordedAttempt]] = {}
@@ -164,8 +190,8 @@ class Dispatcher:
         """The run's compiled revision; None where this version of the worker cannot run it: others may."""
         try:
             return await self._patiently(lambda: self._revisions.get(run.revision_id))
-        except ManifestError as exc:
-            log.error("revision %d uses what this worker does not know: %s", run.revision_id, exc)  # noqa: TRY400
+        except (ManifestError, NotFoundError) as exc:
+            log.error("revision %d cannot run on this worker: %s", run.revision_id, exc)  # noqa: TRY400
             self._store.unsupported.add(run.revision_id)
             await self._patiently(lambda: self._store.hand_back(self._worker, {run.id: run.fence}))
             return None
@@ -184,10 +210,10 @@ class Dispatcher:
     async def try_suspect(self) -> None:
         """Claim one suspect, unless this worker has one that has not moved on yet."""
         current = self._suspect
-        if self.draining or (current and current.run.id in self.active and not current.progressed):
+        if self.draining or (current and not current.progressed):
             return
         token = secrets.randbits(63)
-        await self._begin(await self._certain(token, lambda: self._store.claim_suspect(self._worker, token)))
+        await self._claim(token, lambda: self._store.claim_suspect(self._worker, token))
 
     # -- the host of executions ----------------------------------------------------------------------------------------
 
@@ -209,18 +235,23 @@ class Dispatcher:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """See Host."""
-        return asyncio.get_running_loop().create_task(self._limited(work))
+        task = asyncio.get_running_loop().create_task(self._limited(work))
+        self._background.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._background.discard(task)
+            work.close()  # it never began where the task was cancelled before its place was free
+
+        task.add_done_callback(over)
+        return task
 
     async def _limited(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            async with self._effects:
-                await work
-        finally:
-            work.close()
+        async with self._effects:
+            await work
 
     def idle(self, execution: Execution) -> None:
         """See Host."""
-        self._busy.discard(execution.run.id)
+        self._busy.discard(execution)
         self._freed.set()
 
     def left(self, execution: Execution, kept: Kept | None) -> None:
@@ -228,11 +259,12 @@ class Dispatcher:
         run = execution.run
         if self.active.get(run.id) is execution:
             del self.active[run.id]
+        if self._suspect is execution:
+            self._suspect = None
         self.journal.forget(execution)
         self.idle(execution)
-        if not self.active:
-            self._empty.set()
-        if kept is not None and kept.parked == "queued" and not self.draining:
+        self._settle()
+        if kept is not None and kept.parked == "queued":
             self._offer(ReadyRun(run.id, run.namespace, run.created_at // 1000))
         if self._on_left is not None:
             self._on_left(execution, kept)
@@ -248,8 +280,13 @@ class Dispatcher:
         items, self._requeued = self._requeued, []
         try:
             await self._queue.add(items)
-        except UnavailableError as exc:
+        except StepwellError as exc:
             log.warning("%d runs wait to be offered again: %s", len(items), exc)
+
+    async def _flush(self, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
+        kept = await self._store.flush(self._worker, entries)
+        self._freed.set()  # the backlog is shorter
+        return kept
 
     # -- what the database and others say ------------------------------------------------------------------------------
 
@@ -278,6 +315,8 @@ class Dispatcher:
                 await self._empty.wait()
         except TimeoutError:
             await self._hand_back_all()
+        if self._background:  # offers, so that the others need not look for the runs
+            await asyncio.wait(self._background, timeout=OFFER_TIME)
 
     async def _hand_back_all(self) -> None:
         left = list(self.active.values())
@@ -286,4 +325,4 @@ class Dispatcher:
             execution.abandon()
         await self._store.hand_back(self._worker, {e.run.id: e.run.fence for e in left})
         for execution in left:
-            self.left(execution, None)
+            self.left(execution, Kept(cancelled=False, wakes=0, ended=False, parked="queued"))

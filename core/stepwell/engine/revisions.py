@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import orjson
+from pydantic import ValidationError
 
 from stepwell.domain.action import Actions
 from stepwell.domain.compile import compile_revision
+from stepwell.domain.errors import ManifestError
+from stepwell.domain.model_problems import problems_of
 from stepwell.domain.revision import Revision, Step
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.engine.ports import StoredRevision
@@ -62,8 +65,11 @@ class Revisions:
 
 
 def compile_stored(stored: StoredRevision, actions: Actions) -> LoadedRevision:
-    """Compile what the store gave back."""
-    spec = WorkflowSpec.model_validate(orjson.loads(stored.spec))
+    """Compile what the store gave back. Raises ManifestError."""
+    try:
+        spec = WorkflowSpec.model_validate(orjson.loads(stored.spec))
+    except ValidationError as exc:  # of a newer version, whose fields are not known here
+        raise ManifestError(problems_of(exc, WorkflowSpec, "spec")) from exc
     revision = compile_revision(spec, actions)
     steps = {step.name: step for step in revision.steps}
     return LoadedRevision(stored.id, stored.workflow_id, stored.namespace, stored.workflow, revision, steps)
