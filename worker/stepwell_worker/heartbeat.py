@@ -71,6 +71,8 @@ class Heartbeat:
                 self._beat()
             except StepwellError as exc:
                 log.warning("%s", exc)
+            except Exception:  # without this thread the worker would be declared dead and never hear of it
+                log.exception("a heartbeat failed")
 
     def _beat(self) -> None:
         began = time.monotonic()

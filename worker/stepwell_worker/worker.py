@@ -175,6 +175,9 @@ class Worker:
         log.info("draining: %d runs are active", len(dispatcher.active))
         try:
             await leader.resign()
+        except StepwellError as exc:
+            log.warning("the maintenance lease runs out by itself: %s", exc)
+        try:
             await dispatcher.drain(self._settings.worker.grace)
         except StepwellError as exc:
             log.warning("draining ended early; others will take the runs over: %s", exc)

@@ -27,6 +27,7 @@ class Leader:
         self._holder = holder
         self._jobs = jobs
         self._trusted_until = 0.0
+        self._resigned = False
 
     @property
     def leads(self) -> bool:
@@ -41,18 +42,20 @@ class Leader:
                 group.create_task(self._work(job))
 
     async def resign(self) -> None:
-        """Let another take over at once."""
+        """Let another take over at once, and campaign no more."""
+        self._resigned = True
         self._trusted_until = 0.0
         await self._store.resign(LEASE, self._holder)
 
     async def _campaign(self) -> None:
-        while True:
+        while not self._resigned:
             began = time.monotonic()
             try:
                 won = await self._store.lead(LEASE, self._holder, TERM)
             except StepwellError as exc:
                 log.warning("the maintenance lease: %s", exc)
                 won = False
+            won = won and not self._resigned
             if won and not self.leads:
                 log.info("this worker leads")
                 for job in self._jobs:
