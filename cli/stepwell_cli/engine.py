@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,13 +105,12 @@ async def _working(
     work = asyncio.ensure_future(_lives(settings, queue, actions, changed, stopping))
     try:
         yield work
-    finally:
         stopping.set()
-        if not work.done():
-            await work
+        await work
+    finally:
         accepting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await accepting
+        work.cancel()  # after an error or a second Ctrl-C nobody waits until it has drained
+        await asyncio.gather(accepting, work, return_exceptions=True)
 
 
 async def _lives(

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from stepwell.settings import Settings
 
 
 @asynccontextmanager
-async def services(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings with both services running; those that we started end, with their data, when the block does."""
+async def services(settings: Settings, meanwhile: Callable[[], object]) -> AsyncIterator[Settings]:
+    """The settings with both services running; those that we started end, with their data, when the block does.
+
+    ``meanwhile`` is called in a thread while they start.
+    """
     # libpq and the drivers would otherwise mix a user's own PGHOST and the like into an embedded server's address.
     if settings.database_url is None:
         for name in [name for name in os.environ if name.startswith("PG")]:
@@ -27,10 +30,11 @@ async def services(settings: Settings) -> AsyncIterator[Settings]:
     postgres = EmbeddedPostgres() if settings.database_url is None else None
     valkey = EmbeddedValkey() if settings.redis_url is None else None
     servers = [server for server in (postgres, valkey) if server is not None]
-    executor = ThreadPoolExecutor(max_workers=2)
+    executor = ThreadPoolExecutor()
     loop = asyncio.get_running_loop()
     try:
-        await asyncio.gather(*(loop.run_in_executor(executor, server.start) for server in servers))
+        tasks = [*(server.start for server in servers), meanwhile]
+        await asyncio.gather(*(loop.run_in_executor(executor, task) for task in tasks))
         yield replace(
             settings,
             database_url=postgres.dsn() if postgres else settings.database_url,

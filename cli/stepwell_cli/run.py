@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stepwell.domain.errors import UnavailableError
 from stepwell.settings import read
 from stepwell.telemetry import setup_logging
 from stepwell_cli.console import print_json, say
@@ -18,7 +19,8 @@ from stepwell_cli.sources import read_input
 from stepwell_cli.steps_table import view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from stepwell.domain.documents import JsonValue
     from stepwell.domain.manifest import Document
@@ -68,18 +70,20 @@ class Job:
 
     async def run(self, settings: Settings, interrupts: Interrupts) -> int:
         """From the services' start to their end; the exit code."""
-        from stepwell_cli.engine import engine_on
         from stepwell_cli.local import services
 
         shown = view(quiet=self.options.json)
         async with AsyncExitStack() as stack:
             with shown:
                 shown.phase("Starting PostgreSQL and Valkey")
-                running = await stack.enter_async_context(services(settings))
+                running = await stack.enter_async_context(services(settings, _engine_on))
                 shown.phase("Preparing the database")
-                engine = await stack.enter_async_context(engine_on(running))
+                engine = await stack.enter_async_context(_engine_on()(running))
                 run_id = await self._start(engine)
-                await self._wait(engine, run_id, shown, interrupts)
+                ended = await self._wait(engine, run_id, shown, interrupts)
+            if not ended:
+                say(f"run {run_id} has not ended; a worker on its database goes on with it")
+                return 128 + interrupts.number
             if self.options.tables:
                 await self._show_tables(engine, None if settings.database_url is None else run_id)
             code = await self._report(engine, run_id)
@@ -90,8 +94,8 @@ class Job:
             await engine.apply(document, workflow)
         return await engine.start(self.target, self.input)
 
-    async def _wait(self, engine: Engine, run_id: str, shown: View, interrupts: Interrupts) -> None:
-        """Until the run has ended, cancelled where we are interrupted."""
+    async def _wait(self, engine: Engine, run_id: str, shown: View, interrupts: Interrupts) -> bool:
+        """Until the run has ended, cancelled where we are interrupted; whether it has."""
         from stepwell_cli.follow import follow
 
         interrupts.patient = True
@@ -102,15 +106,22 @@ class Job:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if engine.work.done():
                 engine.work.result()
-            if asked.done() and not end.done():
-                await engine.control.cancel(self.target.namespace, [run_id])
+            if not end.done():
+                await self._cancel(engine, run_id)
                 await asyncio.wait([end], timeout=CANCEL_PATIENCE)
             if end.done():
                 end.result()
+            return end.done()
         finally:
             asked.cancel()
             end.cancel()
             await asyncio.gather(asked, end, return_exceptions=True)
+
+    async def _cancel(self, engine: Engine, run_id: str) -> None:
+        try:
+            await engine.control.cancel(self.target.namespace, [run_id])
+        except UnavailableError as exc:
+            say(f"run {run_id} could not be cancelled: {exc}")
 
     async def _show_tables(self, engine: Engine, run_id: str | None) -> None:
         from stepwell_cli.tables import show_tables
@@ -127,3 +138,10 @@ class Job:
         else:
             explain(record, await engine.history.steps(run_id))
         return 0 if succeeded else FAILED
+
+
+def _engine_on() -> Callable[[Settings], AbstractAsyncContextManager[Engine]]:
+    """Imported late: it takes a third of a second, in which the services start."""
+    from stepwell_cli.engine import engine_on
+
+    return engine_on

@@ -1,0 +1,60 @@
+"""Every manifest in examples/ is valid and does what it says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import commands
+import pytest
+from http_servers import unused_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CASES: list[tuple[str, dict[str, Any], Any]] = [
+    ("test-workflow.yaml", {"email": "user@example.com", "age": 20}, {"received": {"email": "user@example.com"}}),
+    ("order.yaml", {"article": "a/b", "amount": 3}, {"article": "a/b", "cents": 750, "available": True}),
+    ("retry.yaml", {"order": 7}, {"order": 7, "extra": "Failed", "why": 404}),
+    ("routing.yaml", {"plan": "pro", "seats": 30}, {"text": "30 seat(s) of pro", "discount": 20}),
+    ("routing.yaml", {"plan": "free"}, {"text": "1 seat(s) of free", "discount": 0}),
+    (
+        "schema.yaml",
+        {"email": "Ada@Example.org", "language": "de"},
+        {
+            "to": "Ada@Example.org",
+            "mail": {"email": "Ada@Example.org", "tags": [], "subject": "Willkommen", "domain": "example.org"},
+        },
+    ),
+]
+
+
+def test_every_example_is_run_here() -> None:
+    assert {name for name, _, _ in CASES} == {path.name for path in commands.EXAMPLES.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
+def test_it_is_valid(name: str) -> None:
+    done = commands.stepwell("validate", commands.EXAMPLES / name)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "given", "output"), CASES)
+def test_it_does_what_it_says(
+    name: str, given: dict[str, Any], output: Any, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    port = unused_port()
+    manifest = commands.example(name, port, tmp_path)
+    done = commands.run(
+        *commands.with_receiver(port, "run", manifest, "-i", json.dumps(given)),
+        env={"DATABASE_URL": database, "REDIS_URL": redis_url},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == output
+
+
+def test_the_seats_of_the_free_plan(database: str, redis_url: str) -> None:
+    env = {"DATABASE_URL": database, "REDIS_URL": redis_url}
+    done = commands.stepwell("run", commands.EXAMPLES / "routing.yaml", "-i", '{"plan":"free","seats":3}', env=env)
+    assert done.returncode == 1
+    assert "the free plan has one seat, not 3" in done.stderr
