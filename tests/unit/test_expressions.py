@@ -249,6 +249,12 @@ class TestLimits:
         with pytest.raises(EvaluationError, match="memory"):
             evaluate("ok || s.replace('x', s) == ''", input={"ok": False, "s": "x" * 32768})
 
+    @pytest.mark.parametrize(
+        "text", ["a + b", "size(a) > 0 && b == 'x'", "'%s-%s'.format([a, b])", "a.replace('x', '')"]
+    )
+    def test_plain_work_needs_no_closer_look(self, text: str) -> None:
+        assert cel_cost.harmless(parse(text), ["a", "b"]) == cel_cost.DOCUMENT
+
     def test_the_estimate_itself_is_quick(self) -> None:
         started = time.process_time()
         sums = "(" + " + ".join(["s"] * 12) + ")"
@@ -311,6 +317,8 @@ class TestOptionals:
             "true ? {'a': input.?x} : {}",
             "cel.bind(o, input.?x, {'a': o})",
             "input.?x.optMap(x, {'a': optional.of(x)})",
+            "{'a': input.?x.optMap(y, y)}",
+            "{'a': input.?x.optFlatMap(y, input.?y)}",
             "optional.of({'a': input.?x})",
             "optional.of({'a': input.?x}).value()",
             "optional.of({'a': input.?x}).orValue({})",
@@ -453,7 +461,7 @@ class TestHygiene:
             "o = {f'key{n}': {f'k{m}': m for m in range(9)} for n in range(9)}\n"
             "for text in ('o.map(k, k)', '[o]', 'toJson(o)', 'input.map(k, k)', 'o.key1.filter(k, true)', \"'%s'.format([o])\",\n"
             "             '{\"b\": 1, \"a\": 2, \"c\": 3}.map(k, k)', 'json(toJson(o)).map(k, k)', '[o].map(x, x.map(k, k))',\n"
-            "             'input.?o.orValue({}).map(k, k)', '(true ? o : o).map(k, k)', 'cel.bind(p, o, p.map(k, k))'):\n"
+            "             'input.?o.orValue({}).map(k, k)', '(true ? o : o).map(k, k)', '[o][0].map(k, k)', 'cel.bind(p, o, p.map(k, k))'):\n"
             "    print(compile_expression(text, scope).evaluate(Context({'input': {'o': o}}, now=datetime.now(UTC))))\n"
         )
         outputs = {

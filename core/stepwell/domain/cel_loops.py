@@ -55,7 +55,7 @@ def _continues(opening: Token, before: Token) -> bool:
     """Whether a bracket belongs to what stands before it: a call's, an index's."""
     if before.kind in {"ident", "quoted"}:
         return before.text != "in"
-    return opening.text == "[" and (before.kind == "string" or before.text in _OPENING)
+    return opening.text == "[" and (before.kind in {"string", "number"} or before.text in _OPENING)
 
 
 def _opening(tokens: list[Token], closing: int) -> int:

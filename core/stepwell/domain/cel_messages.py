@@ -18,7 +18,7 @@ _UNKNOWN = re.compile(r"undeclared reference to '(.*?)'.*")
 _NO_OVERLOAD = re.compile(r"found no matching overload for '(.*?)' applied to '(.*)'")
 _NO_OVERLOAD_NOW = re.compile(r"No matching overloads found : (.*)")
 _OPERATOR = re.compile(r"^_(.{1,2})_$")
-_TYPES = {"int64": "int", "uint64": "uint", "null_type": "null", "dyn": "any"}
+_TYPES = {"int64": "int", "uint64": "uint", "null_type": "null", "dyn": "any", "*opaque*": "optional"}
 
 _NOT_ITERABLE = "a macro such as map() or filter() runs over something that is neither a list nor an object"
 _FIXED = {
@@ -56,7 +56,7 @@ def of_evaluation(raw: str, missing: Callable[[str], str]) -> str:
             return fixed
     if match := _NO_OVERLOAD_NOW.search(text):
         return f"there is no {_call(match.group(1))}"
-    return text
+    return text.replace("*opaque*", "optional")
 
 
 def _strip(raw: str) -> str:
@@ -71,18 +71,23 @@ def _compile_message(text: str) -> str:
         return f"{match.group(1)} is not CEL"
     if match := _UNKNOWN.fullmatch(text):
         return f"there is no function {match.group(1)}()"
+    if "_sw_each" in text:
+        return _NOT_ITERABLE
     if match := _NO_OVERLOAD.fullmatch(text):
         return f"there is no {_signature(match.group(1), _arguments(match.group(2)))}"
     if text.startswith("reserved identifier: "):
         return f"{text[21:]} is a reserved word of CEL; write input.{text[21:]}"
-    return text
+    return text.replace("*opaque*", "optional")
 
 
 def _call(text: str) -> str:
-    match = re.fullmatch(r"(.*?)\((.*)\)", text)
-    if not match or text.startswith("("):
+    """``f(int64)`` or ``(list).f(int64)``, with names of types that users know."""
+    match = re.fullmatch(r"(?:\((.*?)\)\.)?(.*?)\((.*)\)", text)
+    if not match:
         return text
-    return _signature(match.group(1), match.group(2).split(", "))
+    target, function, given = match.groups()
+    signature = _signature(function, given.split(", ") if given else [])
+    return f"{_TYPES.get(target, target)}.{signature}" if target else signature
 
 
 def _arguments(text: str) -> list[str]:

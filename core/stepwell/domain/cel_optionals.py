@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell.domain.cel_ast import Call, Collection, Comprehension, Ident, Node, Select
+from stepwell.domain.cel_loops import ALIAS
 from stepwell.domain.errors import ExpressionError
 
 if TYPE_CHECKING:
@@ -55,18 +56,20 @@ class _Depths:
         args = [self.of(arg, bound) for arg in node.args]
         target = self.of(node.target, bound) if node.target is not None else 0
         depth = max([target, *args])
-        if node.function in self._converting:
+        function = node.function.removeprefix("optional.")  # so macros write what users write as a method
+        if function in self._converting:
             if depth > 1:
-                message = f"{node.function}() cannot be given lists or maps with optionals; write .orValue(…)"
+                shown = "a macro" if function.startswith(ALIAS) else f"{function}()"
+                message = f"{shown} cannot be given lists or maps with optionals; write .orValue(…)"
                 raise ExpressionError(message)
             return 0
-        if node.function in PLAIN:
-            return 1 if node.function == "none" else 0
-        if node.function in _OPENS:
+        if function in PLAIN:
+            return 1 if function == "none" else 0
+        if function in _OPENS:
             return max([target - 1, 0, *args])
-        if node.function in {"of", "ofNonZeroValue"}:
+        if function in {"of", "ofNonZeroValue"}:
             return depth + 1
-        return max(depth, 1) if node.function in _MAKES else depth
+        return max(depth, 1) if function in _MAKES else depth
 
     def _loop(self, node: Comprehension, bound: Mapping[str, int]) -> int:
         item = max(self.of(node.over, bound) - 1, 0)
