@@ -56,6 +56,13 @@ class TestScope:
     def test_a_variable_wins_over_a_field(self) -> None:
         assert evaluate("index + 1", input={"index": "field"}, index=1) == 2
 
+    @pytest.mark.parametrize("name", ["item", "index", "error"])
+    def test_a_variable_of_other_places_is_no_bare_name(self, name: str) -> None:
+        scope = Scope(frozenset({"input", "run", "steps"}), bare=True)
+        with pytest.raises(ExpressionError, match=f"the variable {name} is not available here.*input.{name}"):
+            compile_expression(name, scope)
+        assert compile_expression(f"input.{name}", scope).evaluate(Context({"input": {name: 1}}, now=NOW)) == 1
+
     def test_without_bare_names_an_unknown_name_is_refused(self) -> None:
         with pytest.raises(ExpressionError, match=r"there is no variable bodi here; did you mean body\?"):
             compile_expression("bodi.x", TRIGGER)

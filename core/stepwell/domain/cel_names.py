@@ -11,7 +11,7 @@ from stepwell.domain.cel_paths import Binding, Path, Use
 from stepwell.domain.cel_scoping import TYPES, free, refuse_odd_nodes
 from stepwell.domain.cel_tokens import Token, plain_text
 from stepwell.domain.errors import ExpressionError
-from stepwell.domain.scope import RUN_FIELDS, STEP_FIELDS, Scope
+from stepwell.domain.scope import RUN_FIELDS, STEP_FIELDS, STEP_VARIABLES, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,6 +96,9 @@ class _Resolver:
             self._bind(index, Path(name))
         elif name in TYPES:
             return
+        elif self._scope.bare and name in STEP_VARIABLES:
+            message = f"the variable {name} is not available here; for the input's field of that name write input.{name}"
+            raise ExpressionError(message)
         elif self._scope.bare:
             self._check_field(name)
             self._bind(index, Path("input", (name,), bare=True))
