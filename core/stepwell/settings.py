@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from stepwell.domain.durations import parse_duration
+from stepwell.domain.durations import format_duration, parse_duration
 from stepwell.domain.errors import UsageError
 
 T = TypeVar("T")
@@ -23,6 +23,25 @@ class WorkerSettings:
     grace: float = 45.0
     """``STEPWELL_GRACE``: seconds that steps in flight may take to end after SIGTERM. Default 45s, the longest default
     step timeout and 15 seconds."""
+
+    heartbeat: float = 5.0
+    """``STEPWELL_HEARTBEAT``: seconds between two signs of life. Default 5s."""
+
+    trust: float = 15.0
+    """``STEPWELL_TRUST_WINDOW``: seconds after the start of its last confirmed heartbeat in which a worker claims runs
+    and starts effects; longer than the heartbeat. Default 15s."""
+
+    silence: float = 20.0
+    """``STEPWELL_DEATH_SILENCE``: seconds of silence after which the leader declares a worker dead; longer than every
+    worker's trust window. The leader's own lease falls after half of it. All workers are given the same. Default 20s."""
+
+    def __post_init__(self) -> None:
+        if not self.heartbeat < self.trust < self.silence:
+            values = (self.heartbeat, self.trust, self.silence)
+            message = (
+                "STEPWELL_HEARTBEAT, STEPWELL_TRUST_WINDOW and STEPWELL_DEATH_SILENCE must grow in this order, not {}"
+            )
+            raise UsageError(message.format(", ".join(map(format_duration, values))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +100,9 @@ def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "I
         worker=WorkerSettings(
             slots=value("STEPWELL_SLOTS", 200, _positive),
             grace=value("STEPWELL_GRACE", 45.0, parse_duration),
+            heartbeat=value("STEPWELL_HEARTBEAT", 5.0, parse_duration),
+            trust=value("STEPWELL_TRUST_WINDOW", 15.0, parse_duration),
+            silence=value("STEPWELL_DEATH_SILENCE", 20.0, parse_duration),
         ),
         logs=LogSettings(
             format=value("STEPWELL_LOG", "text", _one_of("text", "json")),

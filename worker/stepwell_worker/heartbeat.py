@@ -12,13 +12,14 @@ from stepwell.domain.errors import StepwellError
 from stepwell.engine.trust import Trust
 
 PERIOD = 5.0  # seconds
+AGAIN = 1.0  # seconds after a heartbeat that failed
 LOOP_SILENCE = 10.0  # seconds without a turn of the event loop, after which the worker no longer counts as alive
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats every five seconds while the event loop turns.
+    """Beats every ``period`` seconds while the event loop turns.
 
     ``on_cancels`` and ``on_dead`` are called in the heartbeat's thread.
     """
@@ -44,8 +45,8 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Beat once, so that the worker may act, and go on in the thread."""
-        self._beat()
+        """Beat once, so that the worker may act at once, and go on in the thread."""
+        self._tried()
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,16 +64,24 @@ class Heartbeat:
         self._turned = time.monotonic()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period):
+        pause = self._period
+        while not self._stop.wait(pause):
             if time.monotonic() - self._turned > LOOP_SILENCE:
                 log.error("the event loop has not turned for %.0f s; not beating", time.monotonic() - self._turned)
                 continue
-            try:
-                self._beat()
-            except StepwellError as exc:
-                log.warning("%s", exc)
-            except Exception:  # without this thread the worker would be declared dead and never hear of it
-                log.exception("a heartbeat failed")
+            pause = self._period if self._tried() else min(self._period, AGAIN)
+
+    def _tried(self) -> bool:
+        """Beat; whether that was answered."""
+        try:
+            self._beat()
+        except StepwellError as exc:
+            log.warning("%s", exc)
+            return False
+        except Exception:  # without this thread the worker would be declared dead and never hear of it
+            log.exception("a heartbeat failed")
+            return False
+        return True
 
     def _beat(self) -> None:
         began = time.monotonic()

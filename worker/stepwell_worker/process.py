@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 
@@ -11,12 +12,14 @@ import uvloop
 from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.client import AiohttpClient
 from stepwell.adapters.http.guard import AddressPolicy
-from stepwell.adapters.postgres.migrate import SchemaError, pending
+from stepwell.adapters.postgres.migrate import pending
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.domain.errors import UnavailableError, UsageError
 from stepwell.engine.backoff import Backoff
 from stepwell.settings import Settings
 from stepwell_worker.worker import Worker
+
+SCHEMA_PATIENCE = 10.0  # seconds that a look at the schema's version may take
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await _wait_for_schema(settings.database_url, stopping)
+    if not await _schema_is_there(settings.database_url, stopping):
+        return
     queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
     policy = AddressPolicy(allow_loopback=settings.allow_loopback)
     async with AiohttpClient(policy) as http:
@@ -52,17 +56,19 @@ async def serve(settings: Settings) -> None:
     await queue.close()
 
 
-async def _wait_for_schema(dsn: str, stopping: asyncio.Event) -> None:
-    """Nothing is claimed before the schema is the one that this version writes."""
+async def _schema_is_there(dsn: str, stopping: asyncio.Event) -> bool:
+    """Wait for the schema that this version writes, because nothing may be claimed before. False: stopped meanwhile."""
     backoff = Backoff(initial=0.2, maximum=5.0)
     while not stopping.is_set():
         try:
-            missing = await pending(dsn)
-        except UnavailableError as exc:
-            log.warning("%s", exc)
+            async with asyncio.timeout(SCHEMA_PATIENCE):
+                missing = await pending(dsn)
+        except (UnavailableError, TimeoutError) as exc:
+            log.warning("%s", str(exc) or "PostgreSQL did not answer")
         else:
             if not missing:
-                return
+                return True
             log.warning("the database lacks the migrations %s; run `stepwell migrate`", ", ".join(missing))
-        await backoff.pause()
-    raise SchemaError("stopped while waiting for the database")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), backoff.next())
+    return False

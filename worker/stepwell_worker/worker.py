@@ -39,6 +39,7 @@ from stepwell_worker.heartbeat import Heartbeat
 from stepwell_worker.ownership import OwnershipAudit
 
 SUSPECTS = 2.0  # seconds between looks for a suspect
+RESIGNING = 2.0  # seconds that giving up the lease may take beyond the drain
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,11 @@ class Worker:
         """Live until stopped or declared dead."""
         loop = asyncio.get_running_loop()
         liveness = Liveness(self._dsn)
-        worker = await asyncio.to_thread(liveness.register, socket.gethostname(), os.getpid(), VERSION)
+        worker = await self._registered(liveness)
+        if worker is None:
+            return True
         log.info("worker %d starts with %d slots", worker, self._settings.worker.slots)
-        trust = Trust()
+        trust = Trust(self._settings.worker.trust)
         async with AsyncExitStack() as stack:
             clock = Clock()
             claims, journal, upkeep = [
@@ -94,6 +97,7 @@ class Worker:
                 trust,
                 on_cancels=lambda ids: _call(loop, lambda: dispatcher.cancel(ids)),
                 on_dead=lambda: _call(loop, self._declared_dead),
+                period=self._settings.worker.heartbeat,
             )
             leader = self._leader(PostgresUpkeepStore(upkeep), worker)
             await asyncio.to_thread(heartbeat.start)
@@ -101,6 +105,7 @@ class Worker:
                 loop.create_task(work, name=name)
                 for name, work in (
                     ("take", dispatcher.run()),
+                    ("defects", dispatcher.broken()),
                     ("journal", dispatcher.journal.run()),
                     ("maintenance", leader.run()),
                     ("turns", _every(1.0, heartbeat.turned)),
@@ -121,6 +126,17 @@ class Worker:
                 await asyncio.to_thread(heartbeat.stop)
         return not self._dead
 
+    async def _registered(self, liveness: Liveness) -> int | None:
+        """The id of this life, None where it was stopped before it could begin."""
+        backoff = Backoff(initial=0.2, maximum=2.0)
+        while not self._stop.is_set():
+            try:
+                return await asyncio.to_thread(liveness.register, socket.gethostname(), os.getpid(), VERSION)
+            except UnavailableError as exc:
+                log.warning("the worker cannot register yet: %s", exc)
+                await backoff.pause()
+        return None
+
     def _dispatcher(self, worker: int, store: RunStore, clock: Clock, trust: Trust) -> Dispatcher:
         return Dispatcher(
             worker=worker,
@@ -135,15 +151,16 @@ class Worker:
 
     def _leader(self, store: PostgresUpkeepStore, worker: int) -> Leader:
         offers = Offers(self._queue)
+        silence = self._settings.worker.silence
         jobs: list[Job] = [
             Timers(store, offers),
-            Reaper(store, offers),
+            Reaper(store, offers, silence=silence),
             ReAdder(store, offers, self._queue),
             WaitingAudit(store, offers),
             Partitions(store),
             Retention(store),
         ]
-        return Leader(store, worker, jobs)
+        return Leader(store, worker, jobs, term=silence / 2)
 
     async def _hear_cancels(self, dispatcher: Dispatcher) -> None:
         """Hints only: the heartbeat reads the same from the database."""
@@ -173,14 +190,21 @@ class Worker:
 
     async def _drain(self, dispatcher: Dispatcher, leader: Leader) -> None:
         log.info("draining: %d runs are active", len(dispatcher.active))
-        try:
-            await leader.resign()
-        except StepwellError as exc:
-            log.warning("the maintenance lease runs out by itself: %s", exc)
+        resigning = asyncio.ensure_future(_resign(leader))
         try:
             await dispatcher.drain(self._settings.worker.grace)
         except StepwellError as exc:
             log.warning("draining ended early; others will take the runs over: %s", exc)
+        finally:
+            await asyncio.wait([resigning], timeout=RESIGNING)
+            await _end([resigning])
+
+
+async def _resign(leader: Leader) -> None:
+    try:
+        await leader.resign()
+    except StepwellError as exc:
+        log.warning("the maintenance lease runs out by itself: %s", exc)
 
 
 def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:

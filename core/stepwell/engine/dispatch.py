@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from stepwell.domain.errors import ConflictError, ManifestError, NotFoundError, StepwellError, UnavailableError
@@ -19,8 +20,12 @@ from stepwell.engine.ports import ClaimedRun, FlushEntry, Kept, ReadyQueue, Read
 from stepwell.engine.revisions import LoadedRevision, Revisions
 from stepwell.engine.trust import Trust
 
-IDLE_WAIT = 5.0  # seconds that a worker without work listens before it asks again
+IDLE_WAIT = (
+    1.0  # seconds that a worker without work listens before it asks again; a silent Redis is noticed so much later
+)
 FALLBACK_PAUSE = 0.5  # seconds between looks into the database while Redis is away
+PROBE_PAUSE = 0.5  # seconds between looks whether it is back
+TRUST_PAUSE = 0.2  # seconds between looks whether this worker may claim again
 OFFER_TIME = 1.0  # seconds that a drained worker takes to offer the runs that it handed back
 MAX_EFFECTS = 500
 MAX_BACKLOG = 2_000  # runs waiting for their flush, beyond which nothing is taken
@@ -64,6 +69,10 @@ class Dispatcher:
         self._empty.set()
         self._effects = asyncio.Semaphore(MAX_EFFECTS)
         self._claiming = 0
+        self._returning: asyncio.Task[None] | None = None
+        self._lost_queue_at = 0.0
+        self._defect: BaseException | None = None
+        self._broken = asyncio.Event()
         self._requeued: list[ReadyRun] = []
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -79,16 +88,20 @@ class Dispatcher:
     async def run(self) -> None:
         """Take, claim and execute until drained; cancelled to stop at once."""
         backoff = Backoff()
-        while not self.draining:
-            free = await self._free()
-            if self.draining:
-                return
-            try:
-                await self._fill(free)
-                backoff.reset()
-            except StepwellError as exc:
-                log.warning("no runs could be claimed: %s", exc)
-                await backoff.pause()
+        try:
+            while not self.draining:
+                free = await self._free()
+                if self.draining:
+                    return
+                try:
+                    await self._fill(free)
+                    backoff.reset()
+                except StepwellError as exc:
+                    log.warning("no runs could be claimed: %s", exc)
+                    await backoff.pause()
+        finally:
+            if self._returning is not None:
+                self._returning.cancel()
 
     async def _free(self) -> int:
         while (free := self._slots - len(self._busy)) <= 0 or self.journal.backlog > MAX_BACKLOG:
@@ -99,28 +112,58 @@ class Dispatcher:
         return free
 
     async def _fill(self, free: int) -> None:
-        try:
-            ids = await self._queue.take(free)
-        except UnavailableError as exc:
-            await self._fall_back(free, exc)
-            return
-        if ids:
-            token = secrets.randbits(63)
-            await self._claim(token, lambda: self._store.claim(self._worker, ids, token))
+        if not self._trust.holds():  # the others may take us for dead, and what the dead claim becomes suspect
+            await asyncio.sleep(TRUST_PAUSE)
+        elif self._without_queue():
+            await self._take_oldest(free)
         else:
-            await self._listen()
+            await self._take(free)
+
+    async def _take(self, free: int) -> None:
+        with self._unsettled():
+            try:
+                ids = await self._queue.take(free)
+            except UnavailableError as exc:
+                self._lose_queue(exc)
+                return
+            if ids:
+                token = secrets.randbits(63)
+                await self._claim(token, lambda: self._store.claim(self._worker, ids, token))
+                return
+        await self._listen()
 
     async def _listen(self) -> None:
         try:
             await self._queue.wait(IDLE_WAIT * (0.8 + 0.4 * random.random()))  # noqa: S311 - spreads load
-        except UnavailableError:
-            await asyncio.sleep(FALLBACK_PAUSE * random.random())  # noqa: S311 - spreads load
+        except UnavailableError as exc:
+            self._lose_queue(exc)
 
-    async def _fall_back(self, free: int, why: UnavailableError) -> None:
-        log.warning("claiming straight from PostgreSQL: %s", why)
+    async def _take_oldest(self, free: int) -> None:
+        """The way without Redis."""
         token = secrets.randbits(63)
-        if not await self._claim(token, lambda: self._store.claim_oldest(self._worker, free, token)):
-            await asyncio.sleep(FALLBACK_PAUSE * (0.5 + random.random()))  # noqa: S311 - spreads load
+        found = await self._claim(token, lambda: self._store.claim_oldest(self._worker, free, token))
+        if not found and self._returning is not None:
+            pause = FALLBACK_PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
+            await asyncio.wait([self._returning], timeout=pause)
+
+    def _without_queue(self) -> bool:
+        if self._returning is not None and self._returning.done():
+            log.info("Redis is back after %.1f s", time.monotonic() - self._lost_queue_at)
+            self._returning = None
+        return self._returning is not None
+
+    def _lose_queue(self, why: UnavailableError) -> None:
+        log.warning("%s; runs are claimed straight from PostgreSQL until Redis is back", why)
+        self._lost_queue_at = time.monotonic()
+        self._returning = asyncio.get_running_loop().create_task(self._until_queue_is_back())
+
+    async def _until_queue_is_back(self) -> None:
+        """Nobody else asks meanwhile: a Redis that does not answer costs each caller seconds."""
+        while True:
+            await asyncio.sleep(PROBE_PAUSE)
+            with contextlib.suppress(UnavailableError):
+                await self._queue.take(0)
+                return
 
     async def _claim(self, token: int, claim: Callable[[], Coroutine[Any, Any, list[ClaimedRun]]]) -> int:
         """Claim and begin to execute; how many runs it were."""
@@ -130,7 +173,7 @@ class Dispatcher:
             await self._begin(runs, asked)
         return len(runs)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _unsettled(self) -> Iterator[None]:
         """Meanwhile this worker may own runs that are not active yet."""
         self._claiming += 1
@@ -210,7 +253,7 @@ class Dispatcher:
     async def try_suspect(self) -> None:
         """Claim one suspect, unless this worker has one that has not moved on yet."""
         current = self._suspect
-        if self.draining or (current and not current.progressed):
+        if self.draining or not self._trust.holds() or (current and not current.progressed):
             return
         token = secrets.randbits(63)
         await self._claim(token, lambda: self._store.claim_suspect(self._worker, token))
@@ -231,7 +274,13 @@ class Dispatcher:
 
     def later(self, delay: float, execution: Execution) -> asyncio.TimerHandle:
         """See Host."""
-        return asyncio.get_running_loop().call_later(delay, execution.advance)
+        return asyncio.get_running_loop().call_later(delay, self._advance, execution)
+
+    def _advance(self, execution: Execution) -> None:
+        try:
+            execution.advance()
+        except BaseException as exc:  # noqa: BLE001 - a timer has nobody else to tell
+            self._break(exc)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """See Host."""
@@ -241,6 +290,8 @@ class Dispatcher:
         def over(task: asyncio.Task[None]) -> None:
             self._background.discard(task)
             work.close()  # it never began where the task was cancelled before its place was free
+            if not task.cancelled() and (exc := task.exception()) is not None:
+                self._break(exc)
 
         task.add_done_callback(over)
         return task
@@ -248,6 +299,16 @@ class Dispatcher:
     async def _limited(self, work: Coroutine[Any, Any, None]) -> None:
         async with self._effects:
             await work
+
+    def _break(self, defect: BaseException) -> None:
+        self._defect = defect
+        self._broken.set()
+
+    async def broken(self) -> None:
+        """Raise what ended an effect's task or a timer from within: its run would stand still for ever."""
+        await self._broken.wait()
+        if self._defect is not None:
+            raise self._defect
 
     def idle(self, execution: Execution) -> None:
         """See Host."""
@@ -278,6 +339,8 @@ class Dispatcher:
 
     async def _offer_all(self) -> None:
         items, self._requeued = self._requeued, []
+        if self._returning is not None:
+            return  # the leader offers them once Redis is back
         try:
             await self._queue.add(items)
         except StepwellError as exc:

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from stepwell.adapters.postgres.errors import retyped
 from stepwell.domain.errors import UnavailableError
 from stepwell.engine.clock import Clock
 
 CONNECT_TIMEOUT = 5  # seconds
-STATEMENT_TIMEOUT = 30.0  # seconds; on a dead network nothing else ends the wait
+STATEMENT_TIMEOUT = 30.0  # seconds; where the other end is silent nothing else ends the wait
+CUT_TIMEOUT = 1.0  # seconds that a call gets to end after its socket was shut; it needs none
+NETWORK = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""How the kernel notices within half a minute that the other machine is gone; what the DSN says goes first."""
 
 Row = tuple[Any, ...]
 
@@ -31,10 +42,11 @@ class Session:
     ``statements`` and ``bytes_sent`` count for the benchmark. Raises UnavailableError, DataRefusedError, ConflictError.
     """
 
-    def __init__(self, dsn: str, name: str, clock: Clock | None = None) -> None:
+    def __init__(self, dsn: str, name: str, clock: Clock | None = None, *, patience: float = STATEMENT_TIMEOUT) -> None:
         self._dsn = dsn
         self._name = name
         self._clock = clock
+        self._patience = patience
         self._connection: psycopg.AsyncConnection | None = None
         self._lock = asyncio.Lock()
         self.statements = 0
@@ -52,14 +64,13 @@ class Session:
         async with self._lock:
             with retyped(self._name):
                 try:
-                    async with asyncio.timeout(STATEMENT_TIMEOUT):
+                    async with asyncio.timeout(self._patience):
                         connection = await self._connected()
                         self.statements += 1
-                        cursor = await connection.execute(query, params, prepare=False)
-                        return await cursor.fetchall() if cursor.description else []
+                        return await _ask(connection, query, params)
                 except TimeoutError as exc:
                     self._drop()
-                    message = f"{self._name}: PostgreSQL did not answer within {STATEMENT_TIMEOUT:g} s"
+                    message = f"{self._name}: PostgreSQL did not answer within {self._patience:g} s"
                     raise UnavailableError(message) from exc
                 except BaseException:
                     if self._connection is not None and self._connection.closed:
@@ -76,7 +87,7 @@ class Session:
     async def _connected(self) -> psycopg.AsyncConnection:
         if self._connection is None or self._connection.closed:
             self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn,
+                make_conninfo("", **(NETWORK | conninfo_to_dict(self._dsn))),
                 autocommit=True,
                 prepare_threshold=None,
                 connect_timeout=CONNECT_TIMEOUT,
@@ -88,13 +99,43 @@ class Session:
 
     async def _learn_the_time(self, connection: psycopg.AsyncConnection, clock: Clock) -> None:
         asked = time.monotonic_ns()
-        cursor = await connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
-        row = await cursor.fetchone()
-        if row is not None:
-            clock.learn(row[0], asked, time.monotonic_ns())
+        rows = await _ask(connection, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+        clock.learn(rows[0][0], asked, time.monotonic_ns())
 
     def _drop(self) -> None:
         """Let go of a connection in an unknown state, without waiting for its other end."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.pgconn.finish()
+
+
+async def _ask(
+    connection: psycopg.AsyncConnection, query: LiteralString, params: Mapping[str, object] | None = None
+) -> list[Row]:
+    """Execute and fetch; a cancellation ends it at once.
+
+    psycopg's own way is to ask the server to cancel, over another connection, and to wait for it: ten seconds and more
+    where the network is dead. So it has a task of its own, which ends by the loss of its socket.
+    """
+    asking = asyncio.ensure_future(_fetch(connection, query, params))
+    try:
+        await asyncio.wait([asking])
+    except asyncio.CancelledError:
+        _cut(connection)
+        await asyncio.wait([asking], timeout=CUT_TIMEOUT)
+        if asking.done() and not asking.cancelled():
+            asking.exception()  # the loss of the socket, as intended
+        raise
+    return asking.result()
+
+
+async def _fetch(
+    connection: psycopg.AsyncConnection, query: LiteralString, params: Mapping[str, object] | None
+) -> list[Row]:
+    cursor = await connection.execute(query, params, prepare=False)
+    return await cursor.fetchall() if cursor.description else []
+
+
+def _cut(connection: psycopg.AsyncConnection) -> None:
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as handle:
+        handle.shutdown(socket.SHUT_RDWR)

@@ -14,7 +14,8 @@ from stepwell.engine.ports import UpkeepStore
 
 LEASE = "maintenance"
 TERM = 10.0  # seconds after its last renewal when the lease falls to another
-PERIOD = 3.0  # seconds between renewals; another takes over within TERM + PERIOD
+RENEWAL = 0.3  # of the term between renewals; another takes over within 1.3 terms
+TRUSTED = 0.9  # of the term in which the holder believes in its lease
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +23,11 @@ log = logging.getLogger(__name__)
 class Leader:
     """Campaigns for ever. ``leads`` tells whether this process leads now."""
 
-    def __init__(self, store: UpkeepStore, holder: int, jobs: Sequence[Job]) -> None:
+    def __init__(self, store: UpkeepStore, holder: int, jobs: Sequence[Job], *, term: float = TERM) -> None:
         self._store = store
         self._holder = holder
         self._jobs = jobs
+        self._term = term
         self._trusted_until = 0.0
         self._resigned = False
 
@@ -51,7 +53,7 @@ class Leader:
         while not self._resigned:
             began = time.monotonic()
             try:
-                won = await self._store.lead(LEASE, self._holder, TERM)
+                won = await self._store.lead(LEASE, self._holder, self._term)
             except StepwellError as exc:
                 log.warning("the maintenance lease: %s", exc)
                 won = False
@@ -61,14 +63,14 @@ class Leader:
                 for job in self._jobs:
                     job.reset()
             if won:
-                self._trusted_until = began + TERM - 1.0
-            await asyncio.sleep(PERIOD)
+                self._trusted_until = began + TRUSTED * self._term
+            await asyncio.sleep(RENEWAL * self._term)
 
     async def _work(self, job: Job) -> None:
         backoff = Backoff(initial=0.5, maximum=5.0)
         while True:
             if not self.leads:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(min(0.5, RENEWAL * self._term))
                 continue
             try:
                 pause = await job.run()
