@@ -286,18 +286,12 @@ def test_what_is_not_supported_yet_is_refused_by_name(feature: str) -> None:
     assert refusals(spec) == [f"{place}: {feature} is not supported yet by this version of Stepwell; take it away"]
 
 
-@pytest.mark.parametrize("field", ["auth", "tls", "expect", "urlFrom"])
-def test_what_the_action_does_not_support_yet_is_refused(field: str) -> None:
-    ref = {"name": "s", "key": "k"}
-    http = {
-        "auth": {"auth": {"bearer": {"secretRef": ref}}},
-        "tls": {"tls": {"caSecretRef": ref}},
-        "expect": {"expect": {"if": "input.ok"}},
-        "urlFrom": {"urlFrom": {"secretRef": ref}, "url": None},
-    }[field]
-    (problem,) = refusals({"steps": [call("a", http=http)]})
-    assert problem.startswith(f"spec.steps[0].httpCall.{field}")
-    assert "support" in problem
+def test_a_step_sees_itself_in_its_own_expect_only() -> None:
+    condition = {"if": "steps.a.output.ok && steps.a.http.status == 200"}
+    compiled({"steps": [call("a", http={"expect": condition})]})
+    assert refusals({"steps": [call("a", http={"expect": condition, "body": "{{ steps.a.output }}"})]}) == [
+        "spec.steps[0].httpCall.body: steps.a.output: step a does not come before this one; only steps that do can be read"
+    ]
 
 
 # -- hash and features --------------------------------------------------------------------------------------------------

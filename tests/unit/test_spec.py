@@ -78,7 +78,7 @@ AUTH = {"bearer": {"secretRef": {"name": "api", "key": "token"}}}
             "spec.steps[0].httpCall: a request with auth needs a url that begins with https:// and a literal host, without {{ }}",
         ),
         (
-            step(httpCall={"url": "http://x/", "auth": AUTH}),
+            step(httpCall={"url": "http://x{{ path }}", "auth": AUTH}),
             "spec.steps[0].httpCall: a request with auth needs a url that begins with https:// and a literal host, without {{ }}",
         ),
         (

@@ -14,6 +14,7 @@ from stepwell.domain.retry import StepFailure
 
 if TYPE_CHECKING:
     from stepwell.domain.http import HttpRequest, HttpResponse
+    from stepwell.domain.masking import Mask
 
 MAX_HEADERS = 64
 MAX_HEADER = 1024  # characters of a value; longer ones are cut
@@ -60,13 +61,13 @@ def decode(response: HttpResponse, max_bytes: int) -> JsonValue:
         raise StepFailure("InvalidResponse", str(exc)) from exc
 
 
-def shown(response: HttpResponse) -> JsonObject:
+def shown(response: HttpResponse, mask: Mask) -> JsonObject:
     """``steps.<name>.http``: the status and the headers, without credentials, bounded."""
     headers: dict[str, JsonValue] = {}
     for name, value in response.headers:
         if name in _PRIVATE:
             continue
-        key, text = readable(name)[:MAX_HEADER], readable(value)
+        key, text = mask.text(readable(name))[:MAX_HEADER], mask.text(readable(value))
         if key in headers:
             headers[key] = f"{headers[key]}, {text}"[:MAX_HEADER]
         elif len(headers) < MAX_HEADERS:
@@ -74,26 +75,54 @@ def shown(response: HttpResponse) -> JsonObject:
     return {"status": response.status, "headers": headers}
 
 
-def request_line(request: HttpRequest) -> str:
+def request_line(request: HttpRequest, mask: Mask) -> str:
     """Method and URL for a message."""
-    url = request.url if len(request.url) <= MAX_SHOWN_URL else f"{request.url[:MAX_SHOWN_URL]}…"
-    return f"{request.method} {url}"
+    url = mask.text(request.url)
+    return f"{request.method} {url if len(url) <= MAX_SHOWN_URL else f'{url[:MAX_SHOWN_URL]}…'}"
 
 
-def unexpected(request: HttpRequest, response: HttpResponse) -> StepFailure:
-    """The failure for a status that the step does not expect."""
-    excerpt = _NOT_SHOWN.sub(" ", response.body[: 4 * MAX_EXCERPT].decode("utf-8", "replace")).strip()
-    cut = excerpt if len(excerpt) <= MAX_EXCERPT else f"{excerpt[: MAX_EXCERPT - 1]}…"
-    reason = readable(response.reason)[:64]
+def answered(request: HttpRequest, response: HttpResponse, mask: Mask) -> str:
+    """What was asked and what came, for a message: request line, status, and the beginning of the body."""
+    reason = mask.text(readable(response.reason))[:64]
     answer = f"{response.status} {reason}".rstrip()
-    message = f"{request_line(request)} answered {answer}" + (f": {cut}" if cut else "")
+    excerpt = _excerpt(response, mask)
+    return f"{request_line(request, mask)} answered {answer}" + (f": {excerpt}" if excerpt else "")
+
+
+def unexpected(request: HttpRequest, response: HttpResponse, mask: Mask) -> StepFailure:
+    """The failure for a status that the step does not expect."""
     return StepFailure(
         "UnexpectedStatus",
-        message,
+        answered(request, response, mask),
         status=response.status,
         retry_after=retry_after(response),
-        http=dict(shown(response)),
+        http=shown(response, mask),
     )
+
+
+def holds_secret(response: HttpResponse, mask: Mask) -> bool:
+    """Whether the answer repeats a secret anywhere, so that nothing of it may be quoted unseen."""
+    if not mask:
+        return False
+    headers = " ".join(f"{name} {value}" for name, value in response.headers)
+    return mask.found(_readable_body(response.body, response)) or mask.found(headers) or mask.found(response.reason)
+
+
+def _excerpt(response: HttpResponse, mask: Mask) -> str:
+    """Masked before anything is cut or white space is gathered: half of a secret is one, too."""
+    body = response.body if mask else response.body[: 4 * MAX_EXCERPT]
+    text = mask.text(_readable_body(body, response), cut=response.failure is not None)
+    plain = _NOT_SHOWN.sub(" ", text[: 4 * MAX_EXCERPT]).strip()
+    return plain if len(plain) <= MAX_EXCERPT else f"{plain[: MAX_EXCERPT - 1]}…"
+
+
+def _readable_body(body: bytes, response: HttpResponse) -> str:
+    _, charset = _content_type(response.header("content-type"))
+    try:
+        text = body.decode("utf-8" if charset in _SLOW_CODECS else charset or "utf-8", "replace")
+    except LookupError:
+        text = body.decode("utf-8", "replace")
+    return text.replace("\0", "")
 
 
 def retry_after(response: HttpResponse, now: datetime | None = None) -> float | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_VALUE = 8192  # bytes, as most servers have it
 
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         "connection",
         "content-length",
@@ -45,10 +45,10 @@ _DEFAULTS = (("Accept", "*/*"), ("Accept-Encoding", "gzip"), ("User-Agent", f"st
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """``defaults`` are the headers that the manifest does not set itself."""
+    """``defaults`` are the headers that the manifest does not set itself. ``url`` is None where it is a secret."""
 
     method: str
-    url: TextTemplate
+    url: TextTemplate | None
     headers: tuple[tuple[str, TextTemplate], ...]
     defaults: Headers
     query: tuple[tuple[str, Template], ...]
@@ -63,7 +63,7 @@ class RequestTemplate:
         query = spec.query or {}
         return cls(
             method=spec.method,
-            url=compiler.at(".url").text(spec.url or ""),
+            url=None if spec.url is None else compiler.at(".url").text(spec.url),
             headers=tuple((name, compiler.at(f".headers.{name}").text(text)) for name, text in headers.items()),
             defaults=_defaults(spec, {name.lower() for name in headers}),
             query=tuple((name, compiler.at(f".query.{name}").template(text)) for name, text in query.items()),
@@ -72,8 +72,11 @@ class RequestTemplate:
         )
 
     def render(self, context: Context) -> HttpRequest:
-        """The request, but for the headers of the attempt. Raises EvaluationError or StepFailure."""
-        url = render_url(self.url, context)
+        """The request, but for the headers of the attempt, and with nothing but its query where the URL is a secret.
+
+        Raises EvaluationError or StepFailure.
+        """
+        url = "" if self.url is None else render_url(self.url, context)
         if self.query:
             url = with_query(url, self._parameters(context))
         headers = tuple((name, _header(name, template.render(context))) for name, template in self.headers)
@@ -104,7 +107,7 @@ def _check_names(headers: dict[str, str], compiler: Compiler) -> None:
     for name in headers:
         if not _TOKEN.match(name):
             compiler.refuse(f"{name!r} is not a header name", f".{name}")
-        elif name.lower() in _HOP_BY_HOP:
+        elif name.lower() in HOP_BY_HOP:
             compiler.refuse(
                 f"the header {name} belongs to the connection, which Stepwell makes; take it away", f".{name}"
             )
@@ -122,8 +125,13 @@ def _defaults(spec: Spec, given: set[str]) -> Headers:
     return tuple(pair for pair in (*_DEFAULTS, *content_type) if pair[0].lower() not in given)
 
 
+def has_control(text: str) -> bool:
+    """Whether a header cannot hold the text: it could be split by it."""
+    return _CONTROL.search(text) is not None
+
+
 def _header(name: str, value: str) -> str:
-    if _CONTROL.search(value):
+    if has_control(value):
         message = f"the header {name} holds a control character, such as a line break"
         raise StepFailure("InvalidHeader", message, sent=False, final=True)
     if len(value) > MAX_HEADER_VALUE:

@@ -30,6 +30,21 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9.])?\Z")
 _DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
 
 
+class UnusableUrlError(ValueError):
+    """A text is no URL that can be requested; ``why`` repeats nothing of it."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(why)
+        self.url = url
+        self.why = why
+
+    def failure(self) -> StepFailure:
+        """As the failure of a step, with the URL."""
+        shown = self.url if len(self.url) <= 200 else f"{self.url[:200]}…"
+        message = f"{shown!r} is not a URL that httpCall can use: {self.why}"
+        return StepFailure("InvalidUrl", message, sent=False, final=True)
+
+
 def render_url(template: TextTemplate, context: Context) -> str:
     """The URL, ready to be sent. Raises EvaluationError or StepFailure."""
     values: list[str] = []
@@ -39,13 +54,15 @@ def render_url(template: TextTemplate, context: Context) -> str:
         return _HOLE
 
     first, *rest = template.render(context, gather).split(_HOLE)
-    if not values:
-        return clean_url(first.strip())
-    return clean_url(_fill(first.lstrip(), values, rest).strip())
+    text = _fill(first.lstrip(), values, rest) if values else first
+    try:
+        return clean_url(text.strip())
+    except UnusableUrlError as exc:
+        raise exc.failure() from None
 
 
 def clean_url(text: str) -> str:
-    """Encode what may not stand in a URL, drop the fragment, and check the rest. Raises StepFailure."""
+    """Encode what may not stand in a URL, drop the fragment, and check the rest. Raises UnusableUrlError."""
     if _CONTROL.search(text):
         _refuse(text, "it holds a control character, such as a line break")
     bare = text.partition("#")[0]
@@ -64,6 +81,11 @@ def with_query(url: str, pairs: Iterable[tuple[str, str]]) -> str:
     if "?" not in url:
         return f"{url}?{added}"
     return url + added if url.endswith(("?", "&")) else f"{url}&{added}"
+
+
+def with_more_query(url: str, more: str) -> str:
+    """The URL with ``more``, a query that begins with ``?``, or nothing."""
+    return url + more.replace("?", "&", 1) if "?" in url and more else url + more
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -107,8 +129,8 @@ def _check(url: str) -> None:
     try:
         parsed = URL(url, encoded=True)
         host = parsed.raw_host or ""
-    except ValueError as exc:
-        _refuse(url, str(exc))
+    except ValueError:
+        _refuse(url, "its host or its port is not valid")
     if parsed.scheme not in {"http", "https"}:
         _refuse(url, "it does not begin with http:// or https://")
     if parsed.raw_user is not None or parsed.raw_password is not None or "@" in parsed.raw_authority:
@@ -129,6 +151,4 @@ def _is_host(host: str) -> bool:
 
 
 def _refuse(url: str, why: str) -> NoReturn:
-    shown = url if len(url) <= 200 else f"{url[:200]}…"
-    message = f"{shown!r} is not a URL that httpCall can use: {why}"
-    raise StepFailure("InvalidUrl", message, sent=False, final=True)
+    raise UnusableUrlError(url, why)

@@ -12,9 +12,13 @@ from stepwell.actions.transform import Transform
 if TYPE_CHECKING:
     from stepwell.domain.action import Actions, ActionType
     from stepwell.domain.http import HttpClient
+    from stepwell.domain.secrets import SecretResolver
 
 
-def default_actions(http: HttpClient | None = None) -> Actions:
-    """Every built-in action by its name in a manifest; without ``http`` they serve to validate only."""
-    built_in: tuple[ActionType, ...] = (Transform(), Fail(), HttpCall(http))
+def default_actions(http: HttpClient | None = None, secrets: SecretResolver | None = None) -> Actions:
+    """Every built-in action by its name in a manifest.
+
+    Without ``http`` they serve to validate only; without ``secrets`` a step that needs a Secret fails.
+    """
+    built_in: tuple[ActionType, ...] = (Transform(), Fail(), HttpCall(http, secrets))
     return MappingProxyType({action.name: action for action in built_in})

@@ -25,16 +25,18 @@ class Compiler:
     """Compiles the expressions of one place of a manifest and gathers every problem under its path.
 
     After a problem the returned object must not be used: who compiles a whole revision raises the problems at the end.
+    ``step`` is the name of the step whose field it is, if it is one's.
     """
 
     scope: Scope
     path: str
     problems: list[Problem]
     variables: set[str] = field(default_factory=set)
+    step: str = ""
 
     def at(self, suffix: str) -> Compiler:
         """The same for a field below this one; ``suffix`` as in ``.url`` or ``[2]``."""
-        return Compiler(self.scope, self.path + suffix, self.problems, self.variables)
+        return Compiler(self.scope, self.path + suffix, self.problems, self.variables, self.step)
 
     def refuse(self, message: str, suffix: str = "") -> None:
         """Note a problem."""

@@ -182,7 +182,7 @@ class Compilation:
         names = [other.name for other in self.spec.steps]
         before = frozenset(name for other, name in enumerate(names) if graph.ancestors[index] >> other & 1)
         scope = Scope(_STEP | _ITEM if step.for_each else _STEP, before, frozenset(names), bare=True, fields=shape)
-        compiler = Compiler(scope, f"{self.path}.steps[{index}]", self.problems)
+        compiler = Compiler(scope, f"{self.path}.steps[{index}]", self.problems, step=step.name)
         condition = self._condition(step, compiler)
         action_type = self.actions.get(step.kind)
         return CompiledStep(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,12 +14,21 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """``url`` is absolute, ASCII and percent-encoded: it is sent as it stands."""
+    """``url`` is absolute, ASCII and percent-encoded: it is sent as it stands.
+
+    ``namespace`` is whose request it is: what is allowed to it decides which addresses may be reached. A ``confidential``
+    one carries a credential; in plain http it goes to hosts only that are allowed to the namespace. With ``ca`` (PEM)
+    the server's certificate must come from there, else from the system's authorities. Only the method is ever shown by
+    accident: the rest may hold secrets.
+    """
 
     method: str
-    url: str
-    headers: Headers = ()
-    body: bytes | None = None
+    url: str = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    namespace: str = ""
+    confidential: bool = False
+    ca: bytes | None = field(default=None, repr=False)
 
     def header(self, name: str) -> str | None:
         """The first header of this (lower-case) name."""
@@ -35,9 +44,9 @@ class HttpResponse:
     """
 
     status: int
-    reason: str
-    headers: Headers
-    body: bytes
+    reason: str = field(repr=False)
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
     failure: StepFailure | None = None
 
     def header(self, name: str) -> str | None:

@@ -24,7 +24,7 @@ from stepwell.domain.model import (
 )
 
 MAX_URL = 8192
-_LITERAL_HTTPS = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]+)?([/?#]|\Z)")
+_LITERAL_HOST = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?([/?#]|\Z)")
 
 
 class UrlFrom(Model):
@@ -91,10 +91,10 @@ class HttpCall(Model):
     exactly_one: ClassVar = ("url", "url_from")
 
     def model_post_init(self, _context: Any, /) -> None:
-        """One body, and no secret to a host that an expression could choose."""
+        """One body, and no secret to a host that an expression could choose. Plain http is decided on at run time."""
         self._check_exactly_one()
         if self.body is not None and self.text is not None:
             refuse("body and text exclude each other; keep the one that is to be sent")
-        if self.auth is not None and self.url is not None and not _LITERAL_HTTPS.match(self.url):
+        if self.auth is not None and self.url is not None and not _LITERAL_HOST.match(self.url):
             message = "a request with auth needs a url that begins with https:// and a literal host, without {{ }}"
             refuse(message)

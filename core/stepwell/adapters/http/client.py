@@ -7,20 +7,25 @@ comes after it is decided by the engine.
 from __future__ import annotations
 
 import asyncio
-import ssl
-from typing import TYPE_CHECKING, Self
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from yarl import URL
 
 from stepwell.adapters.http.body import Body
 from stepwell.adapters.http.connector import (
-    AddressRefusedError,
     Exchange,
     GuardedConnector,
     Lookup,
+    MarkingConnector,
+    ProxyConnector,
     current_exchange,
 )
+from stepwell.adapters.http.failures import failure_of
+from stepwell.adapters.http.own_services import OwnServices
+from stepwell.adapters.http.proxy import Proxy, name_refusal
+from stepwell.adapters.http.tls import context_of
 from stepwell.domain.http import Headers, HttpRequest, HttpResponse
 from stepwell.domain.retry import StepFailure
 
@@ -36,17 +41,39 @@ class AiohttpClient:
     """Implements stepwell.domain.http.HttpClient; to be used as an async context manager in a running loop.
 
     Connections are pooled, and a pooled connection was checked by this client's policy: namespaces with different
-    policies need different clients.
+    policies need different clients (stepwell.adapters.http.clients has them). With ``proxy``, all goes through it but
+    what the policy allows by name or network. ``own`` are services that nothing reaches.
     """
 
-    def __init__(self, policy: AddressPolicy, *, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        *,
+        lookup: Lookup | None = None,
+        proxy: Proxy | None = None,
+        own: OwnServices | None = None,
+    ) -> None:
         self._policy = policy
         self._lookup = lookup
-        self._session: aiohttp.ClientSession | None = None
+        self._proxy = proxy
+        self._own = own or OwnServices()
+        self._stack = AsyncExitStack()
+        self._direct: aiohttp.ClientSession | None = None
+        self._proxied: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=GuardedConnector(self._policy, self._lookup),
+        self._direct = await self._session(GuardedConnector(self._policy, self._own, self._lookup))
+        if self._proxy is not None:
+            self._proxied = await self._session(ProxyConnector(self._proxy, self._lookup))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._direct = self._proxied = None
+        await self._stack.aclose()
+
+    async def _session(self, connector: MarkingConnector) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_NO_TIMEOUT,
             trust_env=False,
@@ -54,28 +81,57 @@ class AiohttpClient:
             skip_auto_headers=_OUR_BUSINESS,
         )
         # aiohttp repeats idempotent requests by itself on a lost connection; here every attempt is one request.
-        self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        session._retry_connection = False  # noqa: SLF001 - there is no public switch
+        return await self._stack.enter_async_context(session)
 
     async def send(self, request: HttpRequest, *, seconds: float, max_bytes: int) -> HttpResponse:
         """Send one request, as the protocol says."""
-        if self._session is None:
+        if self._direct is None:
             raise RuntimeError("the HTTP client is not open")
-        exchange = Exchange()
+        url = URL(request.url, encoded=True)
+        listed = self._policy.lists(url.raw_host, url.port)
+        if request.confidential and url.scheme != "https" and not listed:
+            raise _plain_http(url)
+        session = self._direct
+        options: dict[str, Any] = {"headers": request.headers, "ssl": context_of(request.ca)}
+        if self._proxied is not None and not listed:
+            session = self._proxied
+            options |= self._through_proxy(request, url)
+        exchange = Exchange(listed=listed)
         token = current_exchange.set(exchange)
         try:
-            return await _exchange(self._session, request, exchange, seconds, max_bytes)
+            return await _exchange(session, request, url, options, exchange, seconds, max_bytes)
         finally:
             current_exchange.reset(token)
 
+    def _through_proxy(self, request: HttpRequest, url: URL) -> dict[str, Any]:
+        """CONNECT for https, so that the proxy sees no header of ours; for http the request itself, in absolute form."""
+        assert self._proxy is not None  # noqa: S101 - for the type checker
+        why = name_refusal(url.raw_host or "", url.port, self._policy, self._own)
+        if why is not None:
+            message = f"{url.raw_host} is {why}; httpCall reaches public addresses only"
+            raise StepFailure("AddressNotAllowed", message, sent=False, final=True)
+        given = {"Proxy-Authorization": self._proxy.authorization} if self._proxy.authorization else {}
+        headers = request.headers if url.scheme == "https" else (*request.headers, *given.items())
+        return {"headers": headers, "proxy": self._proxy.url, "proxy_headers": given}
+
+
+def _plain_http(url: URL) -> StepFailure:
+    message = (
+        f"a credential goes over https; in plain http not to {url.raw_host}:{url.port}, which is not allowed for the"
+        " namespace (annotation stepwell.dev/http-allow)"
+    )
+    return StepFailure("HostNotAllowed", message, sent=False, final=True)
+
 
 async def _exchange(
-    session: aiohttp.ClientSession, request: HttpRequest, exchange: Exchange, seconds: float, max_bytes: int
+    session: aiohttp.ClientSession,
+    request: HttpRequest,
+    url: URL,
+    options: dict[str, Any],
+    exchange: Exchange,
+    seconds: float,
+    max_bytes: int,
 ) -> HttpResponse:
     response: aiohttp.ClientResponse | None = None
     body: Body | None = None
@@ -84,15 +140,15 @@ async def _exchange(
         async with asyncio.timeout(seconds):
             response = await session.request(
                 request.method,
-                URL(request.url, encoded=True),
-                headers=request.headers,
+                url,
                 data=request.body,
                 allow_redirects=False,
+                **options,
             )
             body = Body(response.headers.get("Content-Encoding", ""), max_bytes)
             await body.read(response.content)
     except _BROKEN as exc:
-        failure = _failure(exc, seconds, sent=exchange.sent)
+        failure = failure_of(exc, seconds, sent=exchange.sent)
         if response is None:
             raise failure from exc
     finally:
@@ -103,41 +159,3 @@ async def _exchange(
 
 def _headers(response: aiohttp.ClientResponse) -> Headers:
     return tuple((name.lower(), value) for name, value in response.headers.items())
-
-
-def _failure(exc: BaseException, seconds: float, *, sent: bool) -> StepFailure:
-    """Re-type what aiohttp raises. The order matters: its classes are each other's children."""
-    if isinstance(exc, StepFailure):
-        return exc
-    cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
-    if isinstance(cause, AddressRefusedError):
-        return StepFailure("AddressNotAllowed", str(cause), sent=False, final=True)
-    if isinstance(exc, TimeoutError):
-        where = "no complete answer" if sent else "no connection"
-        return StepFailure("Timeout", f"{where} within {seconds:g} s", kind="Timeout", sent=sent)
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return _network("NameNotResolved", f"the host name does not resolve: {_plain(cause)}", sent=False)
-    if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)) or isinstance(cause, ssl.SSLError):
-        return _network("TlsFailed", f"no secure connection: {_plain(cause)}", sent=sent)
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return _network("ConnectionFailed", f"no connection: {_plain(cause)}", sent=False)
-    return _later_failure(exc, sent=sent)
-
-
-def _later_failure(exc: BaseException, *, sent: bool) -> StepFailure:
-    if isinstance(exc, aiohttp.ClientPayloadError):
-        return _network("ConnectionLost", "the answer broke off before its end", sent=sent)
-    if isinstance(exc, aiohttp.ClientResponseError):
-        why = " ".join(exc.message.split())[:200]
-        return StepFailure("InvalidResponse", f"the answer is not valid HTTP: {why}", sent=sent)
-    if isinstance(exc, ValueError):
-        return StepFailure("InvalidRequest", f"the request cannot be sent: {exc}", sent=sent, final=True)
-    return _network("ConnectionLost", f"the connection was lost before the answer: {_plain(exc)}", sent=sent)
-
-
-def _network(reason: str, message: str, *, sent: bool) -> StepFailure:
-    return StepFailure(reason, message, kind="Network", sent=sent)
-
-
-def _plain(exc: BaseException) -> str:
-    return (exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)) or type(exc).__name__

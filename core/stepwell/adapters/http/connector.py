@@ -13,17 +13,20 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from stepwell.adapters.http.guard import AddressPolicy, refusal
+from stepwell.adapters.http.guard import ALLOWABLE, AddressPolicy, refusal
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
     from aiohttp.connector import AddrInfoType, Connection
     from aiohttp.tracing import Trace
+
+    from stepwell.adapters.http.own_services import OwnServices
+    from stepwell.adapters.http.proxy import Proxy
 
 MAX_CONNECTIONS = 500  # as many as a worker's effects in flight
 IDLE_SECONDS = 2.0  # shorter than the common servers' own (gunicorn 2, uvicorn and Node 5): see docs/adr/0003
@@ -40,26 +43,26 @@ class AddressRefusedError(OSError):
 
 @dataclass(slots=True)
 class Exchange:
-    """``sent`` is False only while there is no connection yet: until then no byte of the request left."""
+    """``sent`` is False only while there is no connection yet: until then no byte of the request left.
+
+    ``listed``: the policy names the host of the URL.
+    """
 
     sent: bool = True
+    listed: bool = False
 
 
 current_exchange: ContextVar[Exchange | None] = ContextVar("current_exchange", default=None)
 
 
-class GuardedConnector(TCPConnector):
-    """A pool of connections to allowed addresses."""
+class MarkingConnector(TCPConnector):
+    """A pool of connections that tells an exchange when it has one."""
 
-    def __init__(self, policy: AddressPolicy, lookup: Lookup | None = None) -> None:
-        self._policy = policy
+    def __init__(self, lookup: Lookup | None, **options: Any) -> None:
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, "stepwell-dns")
+        self.lookup = lookup or self._system_lookup
         super().__init__(
-            resolver=_GuardedResolver(policy, lookup or self._system_lookup),
-            socket_factory=self._open_socket,
-            ttl_dns_cache=DNS_CACHE_SECONDS,
-            keepalive_timeout=IDLE_SECONDS,
-            limit=MAX_CONNECTIONS,
+            ttl_dns_cache=DNS_CACHE_SECONDS, keepalive_timeout=IDLE_SECONDS, limit=MAX_CONNECTIONS, **options
         )
 
     async def connect(
@@ -73,28 +76,80 @@ class GuardedConnector(TCPConnector):
         if exchange is None:
             return await super().connect(req, traces, timeout)
         exchange.sent = False
+        await self._prepare()
         connection = await super().connect(req, traces, timeout)
         exchange.sent = True
         return connection
+
+    async def _prepare(self) -> None:
+        """What must be known before a connection is chosen."""
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         """Close every connection; look-ups under way are left to end by themselves."""
         self._lookups.shutdown(wait=False, cancel_futures=True)
         await super().close(abort_ssl=abort_ssl)
 
-    def _open_socket(self, info: AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, sockaddr = info
-        _check(str(sockaddr[0]), self._policy)
-        return socket.socket(family, kind, protocol)
-
     async def _system_lookup(self, host: str, port: int) -> list[str]:
         # A pool of our own: uvloop resolves in four threads that the whole process shares.
         return await asyncio.get_running_loop().run_in_executor(self._lookups, _getaddrinfo, host, port)
 
 
-class _GuardedResolver(AbstractResolver):
-    def __init__(self, policy: AddressPolicy, lookup: Lookup) -> None:
+class GuardedConnector(MarkingConnector):
+    """A pool of connections to allowed addresses."""
+
+    def __init__(self, policy: AddressPolicy, own: OwnServices, lookup: Lookup | None = None) -> None:
         self._policy = policy
+        self._own = own
+        super().__init__(lookup, resolver=_Resolver(self._allowed), socket_factory=self._open_socket)
+
+    async def _prepare(self) -> None:
+        if self._own.stale:  # here, because a literal address meets no resolver
+            await self._own.refresh(self.lookup)
+
+    async def _allowed(self, host: str, port: int) -> list[str]:
+        if self._own.names(host, port):
+            message = f"{host}:{port} is one of Stepwell's own services"
+            raise AddressRefusedError(message)
+        addresses = await self.lookup(host, port)
+        for address in addresses:
+            self._check(address, port, host)
+        return addresses
+
+    def _open_socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, sockaddr = info
+        self._check(str(sockaddr[0]), int(sockaddr[1]))
+        return socket.socket(family, kind, protocol)
+
+    def _check(self, address: str, port: int, host: str | None = None) -> None:
+        exchange = current_exchange.get()
+        why = refusal(address, self._policy, listed=exchange is not None and exchange.listed)
+        hint = "; httpCall reaches public addresses only"
+        if why is None and self._own.covers(address, port):
+            why, hint = "one of Stepwell's own services", ""
+        if why is None:
+            return
+        if why in ALLOWABLE:
+            hint += ", and what the annotation stepwell.dev/http-allow of the namespace lists"
+        subject = address if host is None else f"{host} resolves to {address}, which"
+        message = f"{subject} is {why}{hint}"
+        raise AddressRefusedError(message)
+
+
+class ProxyConnector(MarkingConnector):
+    """A pool of connections to the proxy, or through it: nothing else is ever resolved or connected to."""
+
+    def __init__(self, proxy: Proxy, lookup: Lookup | None = None) -> None:
+        self._proxy = proxy
+        super().__init__(lookup, resolver=_Resolver(self._proxy_only))
+
+    async def _proxy_only(self, host: str, port: int) -> list[str]:
+        if (host, port) != (self._proxy.host, self._proxy.port):
+            raise AddressRefusedError("everything goes through the proxy")
+        return await self.lookup(host, port)
+
+
+class _Resolver(AbstractResolver):
+    def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
     async def resolve(
@@ -103,22 +158,10 @@ class _GuardedResolver(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature
     ) -> list[ResolveResult]:
-        addresses = await self._lookup(host, port)
-        for address in addresses:
-            _check(address, self._policy, host)
-        return [_result(host, address, port) for address in addresses]
+        return [_result(host, address, port) for address in await self._lookup(host, port)]
 
     async def close(self) -> None:
         pass
-
-
-def _check(address: str, policy: AddressPolicy, host: str | None = None) -> None:
-    why = refusal(address, policy)
-    if why is None:
-        return
-    subject = address if host is None else f"{host} resolves to {address}, which"
-    message = f"{subject} is {why}; httpCall reaches public addresses only"
-    raise AddressRefusedError(message)
 
 
 def _getaddrinfo(host: str, port: int) -> list[str]:

@@ -13,13 +13,37 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """``allow_loopback`` is for local mode, where the user's own services are on the same machine."""
+    """What is allowed beyond public addresses.
+
+    ``networks`` and ``hosts`` (name or literal address in lower case, port) are a namespace's allowances; they open private
+    addresses, nothing else. ``allow_loopback`` is for local mode, where the user's own services are on the same machine.
+    """
 
     allow_loopback: bool = False
+    networks: frozenset[Network] = frozenset()
+    hosts: frozenset[tuple[str, int]] = frozenset()
+
+    def lists(self, host: str | None, port: int | None) -> bool:
+        """Whether the host of a URL is allowed by name, or is a literal address that is."""
+        if not host or port is None:
+            return False
+        name = host.lower().rstrip(".")
+        if (name, port) in self.hosts:
+            return True
+        try:
+            ip = plain_address(ip_address(name))
+        except ValueError:
+            return self.allow_loopback and name == "localhost"
+        return (self.allow_loopback and ip.is_loopback) or any(ip in network for network in self.networks)
+
+
+ALLOWABLE = frozenset({"a private address", "a carrier-grade NAT address", "a benchmarking address"})
+"""What a namespace may be allowed; clusters number their networks so."""
 
 
 METADATA = frozenset(
@@ -92,8 +116,11 @@ _EMBEDDING = (_NAT64, *map(IPv6Network, ("::ffff:0:0:0/96", "::/96")))
 _PUBLIC_ONLY = AddressPolicy()
 
 
-def refusal(address: str | Address, policy: AddressPolicy) -> str | None:
-    """Why the address must not be connected to ("a private address"), or None where it may be."""
+def refusal(address: str | Address, policy: AddressPolicy, *, listed: bool = False) -> str | None:
+    """Why the address must not be connected to ("a private address"), or None where it may be.
+
+    ``listed``: the policy names the host that is asked for, whatever its private address.
+    """
     try:
         ip = ip_address(address)
     except ValueError:
@@ -101,18 +128,23 @@ def refusal(address: str | Address, policy: AddressPolicy) -> str | None:
     if ip in METADATA:
         return "a cloud metadata address"
     if isinstance(ip, IPv4Address):
-        return _judge(next((what for network, what in _IPV4 if ip in network), None), policy)
-    return _refusal6(ip, policy)
+        return _judge(next((what for network, what in _IPV4 if ip in network), None), ip, policy, listed=listed)
+    return _refusal6(ip, policy, listed=listed)
 
 
-def _refusal6(ip: IPv6Address, policy: AddressPolicy) -> str | None:
+def plain_address(ip: Address) -> Address:
+    """An IPv4 address that is mapped into IPv6, as what it is."""
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+def _refusal6(ip: IPv6Address, policy: AddressPolicy, *, listed: bool) -> str | None:
     if ip.scope_id is not None:
         return "an address with a zone"
     if ip in _MAPPED:
-        return refusal(_last32(ip), policy)
+        return refusal(_last32(ip), policy, listed=listed)
     what = next((what for network, what in _IPV6 if ip in network), None)
     if what is not None:
-        return _judge(what, policy)
+        return _judge(what, ip, policy, listed=listed)
     if any(ip in network for network in _EMBEDDING):
         # What is allowed on this machine is not what a translator may be asked to reach for us.
         inner = refusal(_last32(ip), _PUBLIC_ONLY)
@@ -121,8 +153,12 @@ def _refusal6(ip: IPv6Address, policy: AddressPolicy) -> str | None:
     return None if ip in _GLOBAL_UNICAST or ip in _NAT64 else "a reserved address"
 
 
-def _judge(what: str | None, policy: AddressPolicy) -> str | None:
-    return None if what == "a loopback address" and policy.allow_loopback else what
+def _judge(what: str | None, ip: Address, policy: AddressPolicy, *, listed: bool) -> str | None:
+    if what == "a loopback address" and policy.allow_loopback:
+        return None
+    if what in ALLOWABLE and (listed or any(ip in network for network in policy.networks)):
+        return None
+    return what
 
 
 def _last32(ip: IPv6Address) -> IPv4Address:
