@@ -184,14 +184,16 @@ BEGIN
   RETURN true;
 END $$;
 
+-- One caller at a time: another waits, and finds them made.
 CREATE FUNCTION add_partitions(first date, days integer) RETURNS integer LANGUAGE sql AS $$
+  SELECT pg_advisory_xact_lock('runs'::regclass::oid::bigint);
   SELECT (count(*) FILTER (WHERE add_partition('runs', first + d, 50))
         + count(*) FILTER (WHERE add_partition('run_steps', first + d, 100))
         + count(*) FILTER (WHERE add_partition('trigger_events', first + d, 100)))::integer
   FROM generate_series(0, days - 1) AS d
 $$;
 
--- Drops one day of history if no run of it is left. A run is locked out of its last change by the lock itself.
+-- Drops one day of history if no run of it is left. The lock is held before looking: nothing comes in between.
 CREATE FUNCTION drop_day(day text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   left_over boolean;
@@ -206,7 +208,51 @@ BEGIN
   EXECUTE format('DROP TABLE IF EXISTS %I', 'run_steps_' || day);
   EXECUTE format('DROP TABLE IF EXISTS %I', 'trigger_events_' || day);
   RETURN true;
+EXCEPTION WHEN undefined_table THEN  -- another leader was faster
+  RETURN false;
 END $$;
+
+-- Runs in order ----------------------------------------------------------------------------------------------------------
+-- These walk an index in its order and stop early. A partition that was made this morning and filled within a minute has
+-- no statistics; the planner would then collect and sort the whole backlog, so other ways are closed to it.
+
+-- A page of all runs after a place.
+CREATE FUNCTION history_page(after_id uuid, page integer) RETURNS TABLE (id uuid, expires_at timestamptz)
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+  SELECT r.id, r.expires_at FROM runs r WHERE r.id > after_id ORDER BY r.id LIMIT page
+$$;
+
+-- A page of the live runs after a place.
+CREATE FUNCTION live_page(after_namespace text, after_id uuid, page integer)
+RETURNS TABLE (id uuid, namespace text, priority smallint, created_at timestamptz, status text, suspicion smallint)
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+  SELECT r.id, r.namespace, r.priority, r.created_at, r.status, r.suspicion FROM runs r
+  WHERE r.finished_at IS NULL AND (r.namespace, r.id) > (after_namespace, after_id)
+  ORDER BY r.namespace, r.id LIMIT page
+$$;
+
+-- Locks the oldest queued runs, an equal share of each namespace; `turn` shuffles who comes first.
+CREATE FUNCTION oldest_queued(wanted integer, unsupported bigint[], turn bigint) RETURNS SETOF uuid
+LANGUAGE sql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+  WITH RECURSIVE spaces AS (
+    (SELECT r.namespace FROM runs r WHERE r.finished_at IS NULL ORDER BY r.namespace LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.namespace FROM runs r WHERE r.finished_at IS NULL AND r.namespace > s.namespace
+            ORDER BY r.namespace LIMIT 1)
+    FROM spaces s WHERE s.namespace IS NOT NULL
+  ), shares AS MATERIALIZED (
+    SELECT s.namespace, (wanted + count(*) OVER () - 1) / count(*) OVER () AS share
+    FROM spaces s WHERE s.namespace IS NOT NULL
+    ORDER BY hashtextextended(s.namespace, turn)
+  )
+  SELECT oldest.id FROM shares s, LATERAL (
+    SELECT r.id FROM runs r
+    WHERE r.finished_at IS NULL AND r.namespace = s.namespace AND r.status = 'queued' AND r.suspicion = 0
+      AND r.revision_id <> ALL(unsupported)
+    ORDER BY r.id LIMIT s.share
+    FOR NO KEY UPDATE SKIP LOCKED) AS oldest
+  LIMIT wanted
+$$;
 
 -- Two days back: an id is made by the process that accepts, whose clock may be a little behind.
 SELECT add_partitions((now() AT TIME ZONE 'UTC')::date - 2, 10);
@@ -239,4 +285,5 @@ CREATE VIEW step_runs AS
   SELECT s.run_id, s.step, s.item_index, s.attempt, s.status,
     CASE WHEN s.input_from IS NULL THEN s.input_data ELSE resolve_input(s.run_id, s.input_from) END AS input_data,
     s.output_data, s.error, s.http, s.started_at, s.finished_at, s.retry_at
-  FROM run_steps s;
+  FROM run_steps s JOIN runs r ON r.id = s.run_id
+  WHERE r.expires_at IS NULL OR r.expires_at > now();

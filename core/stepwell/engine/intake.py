@@ -158,12 +158,14 @@ class Intake:
     async def _commit(self, runs: list[NewRun]) -> dict[str, Accepted]:
         deadline = time.monotonic() + PATIENCE
         backoff = Backoff()
+        again = False
         while True:
             try:
-                accepted = await self._store.accept(runs)
+                accepted = await self._store.accept(runs, again=again)
             except (UnavailableError, ConflictError) as exc:
                 if time.monotonic() > deadline:
                     raise UnavailableError(str(exc)) from exc
+                again |= isinstance(exc, UnavailableError)
                 await backoff.pause()
                 continue
             self.commits += 1

@@ -7,7 +7,7 @@ be repeated or read back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -241,11 +241,10 @@ class UpkeepStore(Protocol):
     async def resign(self, name: str, holder: int) -> None:
         """Give a lease up."""
 
-    async def wake_due(self, limit: int) -> list[ReadyRun]:
-        """Wake runs whose timer is due; returns those that are queued now."""
-
-    async def next_timer(self) -> float | None:
-        """Seconds until the next timer is due, None where there is none."""
+    async def wake_due(self, limit: int) -> tuple[list[ReadyRun], float | None]:
+        """Wake runs whose timer is due, up to ``limit``; returns those that are queued now, and the seconds until the
+        next timer is due (None where there is none).
+        """
 
     async def counters(self) -> dict[int, int]:
         """The heartbeat counters of the workers that were not declared dead."""
@@ -253,17 +252,25 @@ class UpkeepStore(Protocol):
     async def declare_dead(self, worker: int, counter: int) -> bool:
         """Declare a worker dead unless its counter moved; whether it is dead by this."""
 
-    async def reap(self, limit: int, deaths: int) -> list[Reaped]:
-        """Take running runs back whose worker is missing or dead; one that killed ``deaths`` workers fails."""
+    async def orphans(self) -> dict[str, int]:
+        """Running runs whose worker is missing or dead, with their fences. Reads every live run."""
+
+    async def reap(self, orphans: Mapping[str, int], deaths: int) -> list[Reaped]:
+        """Take orphans back; one that killed ``deaths`` workers while it was a suspect fails."""
 
     async def forget_workers(self) -> None:
         """Delete rows of workers that are long dead."""
 
-    async def queued_after(self, namespace: str, run_id: str, limit: int) -> list[ReadyRun]:
-        """A page of queued runs older than two seconds, by namespace and id."""
+    async def queued_page(self, after: tuple[str, str], limit: int) -> tuple[list[ReadyRun], tuple[str, str] | None]:
+        """Of a page of ``limit`` live runs, by namespace and id, those that have been queued for two seconds; and where
+        the next page begins (None: there is none).
+        """
 
-    async def wake_stranded(self, limit: int) -> list[ReadyRun]:
-        """Wake waiting runs that nothing would ever wake."""
+    async def stranded(self) -> list[str]:
+        """Waiting runs that nothing would ever wake."""
+
+    async def wake_stranded(self, ids: Sequence[str]) -> list[ReadyRun]:
+        """Wake those of them that are still stranded."""
 
     async def add_partitions(self, days: int) -> int:
         """Make the partitions of today and the following days; how many were missing."""
@@ -290,10 +297,12 @@ class UpkeepStore(Protocol):
 class IntakeStore(Protocol):
     """How runs get in."""
 
-    async def accept(self, runs: Sequence[NewRun]) -> dict[str, Accepted]:
+    async def accept(self, runs: Sequence[NewRun], *, again: bool = False) -> dict[str, Accepted]:
         """Accept a batch in one transaction, by the runs' own ids. Absent: the workflow's active revision is another.
 
-        Sending the same batch again changes nothing. Raises DataRefusedError where a row was refused.
+        Sending the same batch again changes nothing; ``again`` tells that an answer was lost, and that runs of the batch
+        which exist are accepted whatever their workflow's revision is now. Raises DataRefusedError where a row was
+        refused.
         """
 
     async def active_workflow(self, namespace: str, name: str) -> ActiveWorkflow:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import orjson
 
 from stepwell.adapters.postgres import queries
+from stepwell.adapters.postgres.run_store import uuid_array
 from stepwell.adapters.postgres.session import Session
-from stepwell.domain.errors import NotFoundError
+from stepwell.domain.errors import DataRefusedError, NotFoundError
 from stepwell.engine.intake import input_hash
 from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, NewRun
 
@@ -39,11 +40,26 @@ class PostgresIntakeStore:
         self._session = session
         self._keep = f"{keep_keys} seconds"
 
-    async def accept(self, runs: Sequence[NewRun]) -> dict[str, Accepted]:
+    async def accept(self, runs: Sequence[NewRun], *, again: bool = False) -> dict[str, Accepted]:
         """See IntakeStore."""
-        params = {"runs": orjson.dumps([_row(run) for run in runs]).decode(), "keep": self._keep}
+        hashes = {run.id: input_hash(run.input).hex() for run in runs if run.key is not None}
+        params = {
+            "runs": _serialised([_row(run, hashes.get(run.id)) for run in runs]),
+            "workflows": list({run.workflow_id for run in runs}),
+            "ids": uuid_array([run.id for run in runs] if again else []),
+            "again": again,
+            "keep": self._keep,
+        }
         rows = await self._session.execute(_ACCEPT, params)
-        return {row[0]: Accepted(row[1], row[0] != row[1], row[2]) for row in rows}
+        plain = {row[0] for row in rows if row[3] is None}
+        keyed = {row[1:4]: (row[0], row[4]) for row in rows if row[3] is not None}
+        answers = {run.id: Accepted(run.id, repeated=False, input_differs=False) for run in runs if run.id in plain}
+        for run in runs:
+            found = keyed.get((run.workflow_id, run.trigger, run.key))
+            if found is not None:
+                run_id, stored_hash = found
+                answers[run.id] = Accepted(run_id, run_id != run.id, stored_hash != hashes[run.id])
+        return answers
 
     async def active_workflow(self, namespace: str, name: str) -> ActiveWorkflow:
         """See IntakeStore."""
@@ -71,7 +87,15 @@ class PostgresIntakeStore:
         return ActiveWorkflow(*rows[0])
 
 
-def _row(run: NewRun) -> dict[str, object]:
+def _serialised(rows: list[dict[str, object]]) -> str:
+    try:
+        return orjson.dumps(rows).decode()
+    except orjson.JSONEncodeError as exc:  # a lone surrogate in a key, say: one start's fault, not the batch's
+        message = f"intake: {exc}"
+        raise DataRefusedError(message) from exc
+
+
+def _row(run: NewRun, input_hash: str | None) -> dict[str, object]:
     row: dict[str, object] = {
         "id": run.id,
         "workflow_id": run.workflow_id,
@@ -85,5 +109,5 @@ def _row(run: NewRun) -> dict[str, object]:
     if run.event_id is not None:
         row["event_id"] = run.event_id
     if run.key is not None:
-        row |= {"key": run.key, "input_hash": input_hash(run.input).hex()}
+        row |= {"key": run.key, "input_hash": input_hash}
     return row

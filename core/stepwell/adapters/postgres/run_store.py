@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
@@ -46,13 +46,7 @@ class PostgresRunStore:
 
     async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
         """See RunStore."""
-        params = {
-            "worker": worker,
-            "token": token,
-            "limit": limit,
-            "share": limit,
-            "unsupported": sorted(self.unsupported),
-        }
+        params = {"worker": worker, "token": token, "limit": limit, "unsupported": sorted(self.unsupported)}
         return _runs(await self._claims.execute(_SQL["claim_oldest"], params))
 
     async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
@@ -94,15 +88,18 @@ class PostgresRunStore:
 
     async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
         """See RunStore."""
-        record_set = orjson.dumps([{"id": i, "fence": f} for i, f in runs.items()]).decode()
-        rows = await self._claims.execute(
-            _SQL["hand_back"], {"worker": worker, "ids": uuid_array(runs), "runs": record_set}
-        )
+        rows = await self._claims.execute(_SQL["hand_back"], {"worker": worker, **claims_set(runs)})
         return [row[0] for row in rows]
 
 
 def _runs(rows: list[Row]) -> list[ClaimedRun]:
     return [ClaimedRun(*row) for row in rows]
+
+
+def claims_set(runs: Mapping[str, int]) -> dict[str, str]:
+    """Runs with their fences: the list of ids and the record set."""
+    record_set = orjson.dumps([{"id": i, "fence": f} for i, f in runs.items()]).decode()
+    return {"ids": uuid_array(runs), "runs": record_set}
 
 
 def flush_sets(entries: Sequence[FlushEntry]) -> dict[str, str]:

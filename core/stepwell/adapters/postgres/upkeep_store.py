@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stepwell.adapters.postgres import queries
-from stepwell.adapters.postgres.run_store import uuid_array
+from stepwell.adapters.postgres.run_store import claims_set, uuid_array
 from stepwell.adapters.postgres.session import Row, Session
 from stepwell.domain.errors import ConflictError
 from stepwell.engine.ports import PRIORITIES, ReadyRun, Reaped
@@ -30,18 +30,19 @@ class PostgresUpkeepStore:
         """See UpkeepStore."""
         await self._session.execute(_SQL["resign"], {"name": name, "holder": holder})
 
-    async def wake_due(self, limit: int) -> list[ReadyRun]:
+    async def wake_due(self, limit: int) -> tuple[list[ReadyRun], float | None]:
         """See UpkeepStore."""
-        return _ready(await self._session.execute(_SQL["wake_due"], {"limit": limit}))
+        rows = await self._session.execute(_SQL["due"], {"limit": limit})
+        ids = [row[0] for row in rows if row[0] is not None]
+        later = next((row[1] for row in rows if row[0] is None), None)
+        if not ids:
+            return [], later
+        woken = _ready(await self._session.execute(_SQL["wake_due"], {"ids": uuid_array(ids)}))
+        return woken, 0.0 if len(ids) == limit else later
 
     async def wake(self, ids: Sequence[str]) -> list[ReadyRun]:
         """See UpkeepStore."""
         return _ready(await self._session.execute(_RUNS["wake"], {"ids": uuid_array(ids)}))
-
-    async def next_timer(self) -> float | None:
-        """See UpkeepStore."""
-        rows = await self._session.execute(_SQL["next_timer"])
-        return rows[0][0] if rows else None
 
     async def counters(self) -> dict[int, int]:
         """See UpkeepStore."""
@@ -52,23 +53,33 @@ class PostgresUpkeepStore:
         params = {"worker": worker, "counter": counter}
         return bool(await self._session.execute(_SQL["declare_dead"], params))
 
-    async def reap(self, limit: int, deaths: int) -> list[Reaped]:
+    async def orphans(self) -> dict[str, int]:
         """See UpkeepStore."""
-        rows = await self._session.execute(_SQL["reap"], {"limit": limit, "deaths": deaths})
+        return {row[0]: row[1] for row in await self._session.execute(_SQL["orphans"])}
+
+    async def reap(self, orphans: Mapping[str, int], deaths: int) -> list[Reaped]:
+        """See UpkeepStore."""
+        rows = await self._session.execute(_SQL["reap"], {"deaths": deaths, **claims_set(orphans)})
         return [Reaped(_ready_run(row), row[4], row[5] > 0) for row in rows]
 
     async def forget_workers(self) -> None:
         """See UpkeepStore."""
         await self._session.execute(_SQL["forget_workers"])
 
-    async def queued_after(self, namespace: str, run_id: str, limit: int) -> list[ReadyRun]:
+    async def queued_page(self, after: tuple[str, str], limit: int) -> tuple[list[ReadyRun], tuple[str, str] | None]:
         """See UpkeepStore."""
-        params = {"namespace": namespace, "id": run_id, "limit": limit}
-        return _ready(await self._session.execute(_SQL["queued_after"], params))
+        namespace, run_id = after
+        rows = await self._session.execute(_SQL["queued_page"], {"namespace": namespace, "id": run_id, "limit": limit})
+        full = bool(rows) and rows[-1][5] == limit
+        return _ready(rows), (rows[-1][1], rows[-1][0]) if full else None
 
-    async def wake_stranded(self, limit: int) -> list[ReadyRun]:
+    async def stranded(self) -> list[str]:
         """See UpkeepStore."""
-        return _ready(await self._session.execute(_SQL["wake_stranded"], {"limit": limit}))
+        return [row[0] for row in await self._session.execute(_SQL["stranded"])]
+
+    async def wake_stranded(self, ids: Sequence[str]) -> list[ReadyRun]:
+        """See UpkeepStore."""
+        return _ready(await self._session.execute(_SQL["wake_stranded"], {"ids": uuid_array(ids)}))
 
     async def add_partitions(self, days: int) -> int:
         """See UpkeepStore."""

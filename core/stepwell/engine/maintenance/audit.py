@@ -28,9 +28,11 @@ class WaitingAudit:
 
     async def run(self) -> float:
         """See Job."""
-        found = await self._store.wake_stranded(BATCH)
-        for run in found:
-            log.error("run %s waited for nothing and was woken; please report this", run.id)
-        self.stranded += len(found)
-        await self._offers.add(found)
+        stranded = await self._store.stranded()
+        for first in range(0, len(stranded), BATCH):
+            woken = await self._store.wake_stranded(stranded[first : first + BATCH])
+            for run in woken:
+                log.error("run %s waited for nothing and was woken; please report this", run.id)
+            self.stranded += len(woken)
+            await self._offers.add(woken)
         return PERIOD

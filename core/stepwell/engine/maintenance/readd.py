@@ -6,12 +6,12 @@ from typing import Protocol
 
 from stepwell.domain.errors import UnavailableError
 from stepwell.engine.maintenance.offers import Offers
-from stepwell.engine.ports import ReadyRun, UpkeepStore
+from stepwell.engine.ports import UpkeepStore
 
-PAGE = 1_000
+PAGE = 1_000  # live runs
 PERIOD = 1.0  # seconds: a thousand runs a second
 QUIET = 2.0  # seconds, once every queued run was compared
-NIL = "00000000-0000-0000-0000-000000000000"
+START = ("", "00000000-0000-0000-0000-000000000000")
 
 
 class Marked(Protocol):
@@ -22,7 +22,7 @@ class Marked(Protocol):
 
 
 class ReAdder:
-    """Walks the queued runs by cursor; after a loss it does not pause between pages."""
+    """Walks the live runs by cursor, however many of them wait or run; after a loss it does not pause between pages."""
 
     name = "re-adder"
 
@@ -30,12 +30,12 @@ class ReAdder:
         self._store = store
         self._offers = offers
         self._queue = queue
-        self._cursor = ("", NIL)
+        self._cursor = START
         self._hurry = True
 
     def reset(self) -> None:
         """Begin with the first page, without pauses."""
-        self._cursor = ("", NIL)
+        self._cursor = START
         self._hurry = True
 
     async def run(self) -> float:
@@ -46,17 +46,11 @@ class ReAdder:
         except UnavailableError:
             self._hurry = True
             return PERIOD
-        page = await self._store.queued_after(*self._cursor, PAGE)
+        page, following = await self._store.queued_page(self._cursor, PAGE)
         if not await self._offers.add(page):
             return PERIOD
-        self._advance(page)
-        if self._hurry:
-            return 0.0
-        return QUIET if len(page) < PAGE else PERIOD
-
-    def _advance(self, page: list[ReadyRun]) -> None:
-        if len(page) < PAGE:
-            self._cursor = ("", NIL)
+        self._cursor = following or START
+        if following is None:
             self._hurry = False
-        else:
-            self._cursor = (page[-1].namespace, page[-1].id)
+            return QUIET
+        return 0.0 if self._hurry else PERIOD

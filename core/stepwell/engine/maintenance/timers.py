@@ -24,10 +24,6 @@ class Timers:
 
     async def run(self) -> float:
         """See Job."""
-        next_due = await self._store.next_timer()
-        if next_due is None:
-            return PERIOD
-        if next_due > 0:
-            return min(PERIOD, max(SHORTEST, next_due))
-        await self._offers.add(await self._store.wake_due(BATCH))
-        return 0.0
+        woken, next_due = await self._store.wake_due(BATCH)
+        await self._offers.add(woken)
+        return PERIOD if next_due is None else min(PERIOD, max(SHORTEST, next_due))

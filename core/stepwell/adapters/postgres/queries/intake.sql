@@ -3,36 +3,42 @@
 -- name: accept
 -- A batch of starts: keys (sorted, so that batches of two gateways cannot deadlock), then events and runs. A start whose
 -- workflow changed its active revision, is suspended or deleted is absent from the answer. A batch whose answer was lost
--- is sent again as it was: the ids are the caller's, so nothing is doubled.
+-- is sent `again` as it was: the ids are the caller's, so nothing is doubled, and what was committed then is answered
+-- now, whatever became of the workflow meanwhile. The answer has a row for each accepted start without a key, and one for
+-- each key with the run that it leads to: a join with the starts would be a nested loop.
 WITH wanted AS MATERIALIZED (
   SELECT * FROM json_to_recordset(%(runs)s::json) AS n (
     id uuid, workflow_id bigint, revision_id bigint, namespace text, trigger text, priority smallint,
     created_at bigint, key text, input_hash text, event_id uuid, input json)
 ), live AS MATERIALIZED (
-  SELECT n.* FROM wanted n JOIN workflows w ON w.id = n.workflow_id
-  WHERE w.active_revision_id = n.revision_id AND NOT w.suspended AND w.deleted_at IS NULL
+  SELECT n.* FROM wanted n
+  WHERE ((n.workflow_id, n.revision_id) IN (
+      SELECT w.id, w.active_revision_id FROM workflows w
+      WHERE w.id = ANY(%(workflows)s::bigint[]) AND NOT w.suspended AND w.deleted_at IS NULL)) IS TRUE
+    OR %(again)s AND (n.id IN (SELECT r.id FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]))) IS TRUE
 ), keys AS (
   INSERT INTO idempotency_keys AS k (workflow_id, door, key, run_id, input_hash, expires_at)
-  SELECT n.workflow_id, n.trigger, n.key, n.id, decode(n.input_hash, 'hex'), clock_timestamp() + %(keep)s::interval
+  SELECT n.workflow_id, n.trigger, n.key, n.id, decode(n.input_hash, 'hex'), now() + %(keep)s::interval
   FROM live n WHERE n.key IS NOT NULL
   ORDER BY n.workflow_id, n.trigger, n.key
   ON CONFLICT (workflow_id, door, key) DO UPDATE SET
-    run_id = CASE WHEN k.expires_at <= clock_timestamp() THEN excluded.run_id ELSE k.run_id END,
-    input_hash = CASE WHEN k.expires_at <= clock_timestamp() THEN excluded.input_hash ELSE k.input_hash END,
-    expires_at = CASE WHEN k.expires_at <= clock_timestamp() THEN excluded.expires_at ELSE k.expires_at END
+    run_id = CASE WHEN k.expires_at <= now() THEN excluded.run_id ELSE k.run_id END,
+    input_hash = CASE WHEN k.expires_at <= now() THEN excluded.input_hash ELSE k.input_hash END,
+    expires_at = CASE WHEN k.expires_at <= now() THEN excluded.expires_at ELSE k.expires_at END
   RETURNING k.workflow_id, k.door, k.key, k.run_id, k.input_hash
-), decided AS MATERIALIZED (
-  SELECT n.*, coalesce(k.run_id, n.id) AS run_id, k.input_hash <> decode(n.input_hash, 'hex') AS differs
-  FROM live n LEFT JOIN keys k ON k.workflow_id = n.workflow_id AND k.door = n.trigger AND k.key = n.key
+), fresh AS MATERIALIZED (
+  SELECT n.* FROM live n WHERE n.key IS NULL OR (n.id IN (SELECT k.run_id FROM keys k)) IS TRUE
 ), events AS (
   INSERT INTO trigger_events (id, workflow_id, trigger, run_id, received_at)
-  SELECT d.event_id, d.workflow_id, d.trigger, d.run_id, to_timestamp(d.created_at / 1e6)
-  FROM decided d WHERE d.event_id IS NOT NULL AND d.run_id = d.id
+  SELECT n.event_id, n.workflow_id, n.trigger, n.id, to_timestamp(n.created_at / 1e6)
+  FROM fresh n WHERE n.event_id IS NOT NULL
   ON CONFLICT DO NOTHING
 ), inserted AS (
   INSERT INTO runs (id, workflow_id, revision_id, namespace, trigger, priority, created_at, input_data)
-  SELECT d.id, d.workflow_id, d.revision_id, d.namespace, d.trigger, d.priority, to_timestamp(d.created_at / 1e6), d.input
-  FROM decided d WHERE d.run_id = d.id
+  SELECT n.id, n.workflow_id, n.revision_id, n.namespace, n.trigger, n.priority, to_timestamp(n.created_at / 1e6), n.input
+  FROM fresh n
   ON CONFLICT DO NOTHING
 )
-SELECT d.id::text, d.run_id::text, coalesce(d.differs, false) FROM decided d;
+SELECT n.id::text, NULL::bigint, NULL, NULL, NULL FROM live n WHERE n.key IS NULL
+UNION ALL
+SELECT k.run_id::text, k.workflow_id, k.door, k.key, encode(k.input_hash, 'hex') FROM keys k;

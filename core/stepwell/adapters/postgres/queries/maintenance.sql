@@ -1,4 +1,8 @@
 -- What the leader among the workers does. Every job is level-triggered and guarded, so that two leaders do no harm.
+--
+-- What is due is found by one statement, without a lock, and done by another to the ids that were found: so this one
+-- prunes partitions, and it asks again under its locks. These are taken as in runs.sql: runs by id, then timers.
+-- Conditions use `now()` where an index shall serve them: a volatile `clock_timestamp()` would read the whole of it.
 
 -- name: lead
 -- The lease belongs to whoever renewed it last; another takes over once it stood still for its time.
@@ -10,23 +14,31 @@ RETURNING l.holder;
 -- name: resign
 DELETE FROM leases WHERE name = %(name)s AND holder = %(holder)s;
 
+-- name: due
+-- Timers that are due, oldest first, then the seconds until the next one.
+(SELECT t.run_id::text, NULL::double precision FROM timers t WHERE t.due_at <= now() ORDER BY t.due_at LIMIT %(limit)s)
+UNION ALL
+(SELECT NULL, extract(epoch FROM t.due_at - clock_timestamp())::double precision
+ FROM timers t WHERE t.due_at > now() ORDER BY t.due_at LIMIT 1);
+
 -- name: wake_due
--- The timer goes and the run wakes in one transaction. `horizon` looks ahead, for the time of the next one.
-WITH due AS MATERIALIZED (
-  DELETE FROM timers t WHERE t.run_id IN (
-    SELECT run_id FROM timers WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-  RETURNING t.run_id
-), locked AS MATERIALIZED (
-  SELECT r.id FROM runs r JOIN due d ON d.run_id = r.id WHERE r.finished_at IS NULL ORDER BY r.id FOR NO KEY UPDATE OF r
+-- The timer goes and the run wakes in one transaction; a timer that was set anew meanwhile stays. Counting the locks
+-- takes them first.
+WITH locked AS MATERIALIZED (
+  SELECT r.id FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status IN ('queued', 'running', 'waiting')
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r
+), due AS (
+  DELETE FROM timers t
+  WHERE t.run_id = ANY(%(ids)s::uuid[]) AND t.due_at <= now() AND (SELECT count(*) FROM locked) >= 0
+  RETURNING t.run_id AS id
 )
 UPDATE runs AS r
 SET wakes = r.wakes + 1, status = CASE WHEN r.status = 'waiting' THEN 'queued' ELSE r.status END
-FROM locked l
-WHERE r.id = l.id
+FROM unnest(ARRAY(SELECT d.id::text FROM due d WHERE (d.id IN (SELECT l.id FROM locked l)) IS TRUE)) AS d (id)
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = d.id
 RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status;
-
--- name: next_timer
-SELECT (extract(epoch FROM min(due_at) - clock_timestamp()))::double precision FROM timers;
 
 -- name: counters
 SELECT id, counter FROM workers WHERE dead_at IS NULL;
@@ -37,58 +49,76 @@ UPDATE workers SET dead_at = clock_timestamp()
 WHERE id = %(worker)s AND counter = %(counter)s AND dead_at IS NULL
 RETURNING id;
 
+-- name: orphans
+-- Running runs whose worker is missing or dead, with the fence of the claim that died: no other claim is meant.
+SELECT r.id::text, r.fence FROM runs r
+WHERE r.finished_at IS NULL AND r.status = 'running'
+  AND (r.worker_id IN (SELECT w.id FROM workers w WHERE w.dead_at IS NULL)) IS NOT TRUE;
+
 -- name: reap
--- Running runs whose worker is missing or dead go back. Without a durable step since its claim, a run is a suspect from
--- now on; it was claimed as one, so this death counts, and the last one ends it.
+-- Orphans go back. Without a durable step since its claim, a run is a suspect from now on; if it was claimed as one,
+-- this death counts, and the last one ends it. What is locked is being changed right now and looked at again later.
 WITH orphans AS MATERIALIZED (
-  SELECT r.id FROM runs r
-  WHERE r.finished_at IS NULL AND r.status = 'running'
-    AND NOT EXISTS (SELECT FROM workers w WHERE w.id = r.worker_id AND w.dead_at IS NULL)
-  ORDER BY r.id LIMIT %(limit)s
+  SELECT r.id, r.revision_id, r.cancel_requested_at IS NOT NULL AS cancelled,
+    r.suspicion + CASE WHEN ((r.id, r.fence) IN (
+      SELECT s.run_id, s.fence FROM run_steps s WHERE s.run_id = ANY(%(ids)s::uuid[]))) IS TRUE THEN 0 ELSE 1 END AS suspicion
+  FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[])
+    AND ((r.id, r.fence, r.status) IN (
+      SELECT e.id, e.fence, 'running' FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint))) IS TRUE
+  ORDER BY r.id
   FOR NO KEY UPDATE OF r SKIP LOCKED
 ), judged AS MATERIALIZED (
-  SELECT r.id, r.namespace, r.priority, r.created_at, v.retain_failed,
-    r.suspicion + CASE WHEN EXISTS (SELECT FROM run_steps s WHERE s.run_id = r.id AND s.fence = r.fence) THEN 0 ELSE 1 END
-      AS suspicion
-  FROM orphans o JOIN runs r ON r.id = o.id JOIN workflow_revisions v ON v.id = r.revision_id
+  SELECT o.id::text AS id, o.suspicion,
+    CASE WHEN o.cancelled THEN 'cancelled' WHEN o.suspicion > %(deaths)s THEN 'failed' ELSE 'queued' END AS status,
+    CASE WHEN o.cancelled OR o.suspicion > %(deaths)s THEN v.retain_failed END AS retain
+  FROM orphans o, LATERAL (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = o.revision_id OFFSET 0) AS v
 )
 UPDATE runs AS r
-SET suspicion = j.suspicion,
-    status = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'cancelled'
-                  WHEN j.suspicion > %(deaths)s THEN 'failed' ELSE 'queued' END,
-    finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR j.suspicion > %(deaths)s THEN clock_timestamp() END,
-    expires_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR j.suspicion > %(deaths)s
-                      THEN clock_timestamp() + j.retain_failed END,
-    error = CASE WHEN r.cancel_requested_at IS NOT NULL THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json
-                 WHEN j.suspicion > %(deaths)s THEN json_build_object('reason', 'PoisonPill', 'message',
-                   format('%%s workers died while they executed this run; it is not tried again', %(deaths)s)) END
+SET suspicion = j.suspicion, status = j.status,
+    finished_at = CASE WHEN j.retain IS NOT NULL THEN clock_timestamp() END,
+    expires_at = CASE WHEN j.retain IS NOT NULL THEN clock_timestamp() + j.retain END,
+    error = CASE j.status
+      WHEN 'cancelled' THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json
+      WHEN 'failed' THEN json_build_object('reason', 'PoisonPill', 'message',
+        format('%%s workers died while they executed this run; it is not tried again', %(deaths)s)) END
 FROM judged j
-WHERE r.id = j.id AND r.status = 'running'
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = j.id
 RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status, r.suspicion;
 
 -- name: forget_workers
 -- Rows of workers that are long dead and own nothing.
-DELETE FROM workers w WHERE w.dead_at < clock_timestamp() - interval '1 day'
-  AND NOT EXISTS (SELECT FROM runs r WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = w.id);
+DELETE FROM workers w WHERE w.dead_at < now() - interval '1 day'
+  AND (w.id IN (SELECT r.worker_id FROM runs r WHERE r.finished_at IS NULL AND r.status = 'running')) IS NOT TRUE;
 
--- name: queued_after
--- A page of queued runs older than two seconds, for comparison with Redis.
-SELECT r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status
-FROM runs r
-WHERE r.finished_at IS NULL AND r.status = 'queued' AND r.suspicion = 0
-  AND (r.namespace, r.id) > (%(namespace)s, %(id)s::uuid)
-  AND r.created_at < clock_timestamp() - interval '2 seconds'
-ORDER BY r.namespace, r.id LIMIT %(limit)s;
+-- name: queued_page
+-- A page of the live runs by namespace and id, for comparison with Redis: those of it that have been queued for two
+-- seconds, and its last one as the place to go on from; `looked_at` tells whether the page was full.
+SELECT l.id::text, l.namespace, l.priority, (extract(epoch FROM l.created_at) * 1000)::bigint,
+  CASE WHEN l.offered THEN l.status ELSE '' END, l.looked_at
+FROM (
+  SELECT p.*, count(*) OVER () AS looked_at, row_number() OVER () AS place,
+    p.status = 'queued' AND p.suspicion = 0 AND p.created_at < clock_timestamp() - interval '2 seconds' AS offered
+  FROM live_page(%(namespace)s, %(id)s::uuid, %(limit)s) AS p
+) AS l
+WHERE l.offered OR l.place = l.looked_at
+ORDER BY l.place;
+
+-- name: stranded
+-- The audit: a waiting run always has a timer. One without lost its wake, which must never happen.
+SELECT r.id::text FROM runs r
+WHERE r.finished_at IS NULL AND r.status = 'waiting' AND NOT EXISTS (SELECT FROM timers t WHERE t.run_id = r.id);
 
 -- name: wake_stranded
--- The audit: a waiting run always has a timer. One without lost its wake, which must never happen.
 WITH stranded AS MATERIALIZED (
   SELECT r.id FROM runs r
-  WHERE r.finished_at IS NULL AND r.status = 'waiting' AND NOT EXISTS (SELECT FROM timers t WHERE t.run_id = r.id)
-  ORDER BY r.id LIMIT %(limit)s FOR NO KEY UPDATE OF r SKIP LOCKED
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status = 'waiting'
+    AND (r.id IN (SELECT t.run_id FROM timers t WHERE t.run_id = ANY(%(ids)s::uuid[]))) IS NOT TRUE
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r SKIP LOCKED
 )
 UPDATE runs AS r SET wakes = r.wakes + 1, status = 'queued'
-FROM stranded s WHERE r.id = s.id AND r.status = 'waiting'
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT s.id FROM stranded s)) IS TRUE
 RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status;
 
 -- name: add_partitions
@@ -101,21 +131,22 @@ FROM to_char((clock_timestamp() AT TIME ZONE 'UTC')::date + 1, 'YYYYMMDD') AS to
 
 -- name: expired_runs
 -- A page of the run history by id, with which of it has expired: no index names expires_at.
-SELECT r.id::text, r.expires_at <= clock_timestamp() AND r.finished_at IS NOT NULL
-FROM runs r WHERE r.id > %(after)s::uuid AND r.id < uuid_floor(clock_timestamp())
-ORDER BY r.id LIMIT %(limit)s;
+SELECT p.id::text, coalesce(p.expires_at <= now(), false) FROM history_page(%(after)s::uuid, %(limit)s) AS p;
 
 -- name: delete_runs
 WITH gone AS (
-  DELETE FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]) AND r.expires_at <= clock_timestamp() RETURNING r.id
+  DELETE FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]) AND r.expires_at <= now() RETURNING r.id::text AS id
 ), steps AS (
-  DELETE FROM run_steps s USING gone g WHERE s.run_id = g.id AND s.run_id = ANY(%(ids)s::uuid[])
+  DELETE FROM run_steps s 
+  USING unnest(ARRAY(SELECT g.id FROM gone g)) AS g (id)
+  WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.run_id::text = g.id
 )
 SELECT count(*) FROM gone;
 
 -- name: delete_keys
-DELETE FROM idempotency_keys WHERE ctid IN (
-  SELECT ctid FROM idempotency_keys WHERE expires_at <= clock_timestamp() LIMIT %(limit)s)
+DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+  SELECT k.ctid FROM idempotency_keys k WHERE k.expires_at <= now() ORDER BY k.expires_at LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED))
 RETURNING 1;
 
 -- name: past_days

@@ -2,43 +2,46 @@
 -- a test that interleaves two connections (tests/integration/test_protocol_races.py).
 --
 -- Every statement over a set of ids carries `id = ANY(…::uuid[])`, so that partitions are pruned while planning, and
--- is sent unprepared, so that it is planned for its values.
+-- is sent unprepared, so that it is planned for its values. It locks runs in the order of their ids before it changes
+-- them, and changes timers after runs, so that no two statements wait for each other.
+--
+-- `(…) IN (…) IS TRUE` keeps a comparison a hashed look-up, whatever the planner believes of the number of rows: a join
+-- estimated at one row would become a nested loop over thousands. Where an update must join, nothing lowers the estimate
+-- of either side, and ids are compared as text, so that the list of ids is read once and not searched for each row.
 
 -- name: claim
 -- Queued runs among the offered ids become this worker's, under a new fence. Nothing of their history is returned: this
 -- statement's snapshot may be older than the lock that it waited for. Suspects are claimed one at a time, below.
-UPDATE runs AS r
-SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
-    claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status = 'queued' AND r.suspicion = 0
-  AND r.revision_id <> ALL(%(unsupported)s::bigint[])
-RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
-  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion;
-
--- name: claim_oldest
--- The way without Redis: up to `share` of the oldest queued runs of each namespace, in turn, past locked ones.
-WITH RECURSIVE spaces AS (
-  (SELECT namespace FROM runs WHERE finished_at IS NULL ORDER BY namespace LIMIT 1)
-  UNION ALL
-  SELECT (SELECT r.namespace FROM runs r WHERE r.finished_at IS NULL AND r.namespace > s.namespace
-          ORDER BY r.namespace LIMIT 1)
-  FROM spaces s WHERE s.namespace IS NOT NULL
-), picked AS MATERIALIZED (
-  SELECT oldest.id FROM spaces s, LATERAL (
-    SELECT r.id FROM runs r
-    WHERE r.finished_at IS NULL AND r.namespace = s.namespace AND r.status = 'queued' AND r.suspicion = 0
-      AND r.revision_id <> ALL(%(unsupported)s::bigint[])
-    ORDER BY r.id LIMIT %(share)s
-    FOR NO KEY UPDATE SKIP LOCKED) AS oldest
-  LIMIT %(limit)s
+WITH picked AS MATERIALIZED (
+  SELECT r.id FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status = 'queued' AND r.suspicion = 0
+    AND r.revision_id <> ALL(%(unsupported)s::bigint[])
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r
 )
 UPDATE runs AS r
 SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
     claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
-FROM picked p
-WHERE r.id = p.id AND r.status = 'queued'
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT p.id FROM picked p)) IS TRUE
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
-  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion;
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
+  r.cancel_requested_at IS NOT NULL;
+
+-- name: claim_oldest
+-- The way without Redis: the oldest queued runs, an equal share of each namespace that has live runs, past locked ones.
+-- The bounds let the executor prune partitions, where a list of ids that is not known while planning cannot.
+WITH picked AS MATERIALIZED (
+  SELECT id FROM oldest_queued(%(limit)s, %(unsupported)s::bigint[], %(token)s) AS id
+)
+UPDATE runs AS r
+SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
+    claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
+WHERE r.id = ANY(ARRAY(SELECT p.id FROM picked p)) AND r.status = 'queued'
+  AND r.id >= (SELECT p.id FROM picked p ORDER BY p.id LIMIT 1)
+  AND r.id <= (SELECT p.id FROM picked p ORDER BY p.id DESC LIMIT 1)
+RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
+  r.cancel_requested_at IS NOT NULL;
 
 -- name: claim_suspect
 WITH picked AS MATERIALIZED (
@@ -48,15 +51,15 @@ WITH picked AS MATERIALIZED (
 UPDATE runs AS r
 SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
     claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
-FROM picked p
-WHERE r.id = p.id AND r.status = 'queued'
+WHERE r.id = (SELECT p.id FROM picked p) AND r.status = 'queued'
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
-  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion;
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
+  r.cancel_requested_at IS NOT NULL;
 
 -- name: claimed
 -- What a claim took whose answer was lost, by the token that its client made.
 SELECT r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
-  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion, r.cancel_requested_at IS NOT NULL
 FROM runs r
 WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)s AND r.claim_token = %(token)s;
 
@@ -71,11 +74,7 @@ ORDER BY s.run_id, s.finished_at, s.attempt;
 -- name: flush
 -- Everything that this worker's runs have to say, in one statement. It begins by locking the runs that are still owned;
 -- every write joins that lock, so a worker that lost a run writes nothing of it. A success is void once a cancel is
--- acknowledged, and a park once something woke the run: the answer tells the worker, which decides anew.
---
--- `(…) IN (…) IS TRUE` keeps the comparison a hashed look-up, whatever the planner believes of the number of rows: a
--- join estimated at one row would become a nested loop over thousands. The updates compare ids as text so that the list
--- of ids, which prunes partitions, is read once and not searched again for each row.
+-- acknowledged, and so is every park, of a draining worker too: the answer tells the worker, which ends the run.
 WITH owned AS MATERIALIZED (
   SELECT r.id, r.fence, r.wakes, r.cancel_requested_at IS NOT NULL AS cancelled
   FROM runs r
@@ -113,7 +112,7 @@ WITH owned AS MATERIALIZED (
   SELECT p.id, p.due_at, CASE WHEN p.due_at IS NOT NULL AND o.wakes = p.wakes THEN 'waiting' ELSE 'queued' END AS status
   FROM json_to_recordset(%(parks)s::json) AS p (id text, wakes integer, due_at bigint)
   JOIN owned o ON o.id::text = p.id
-  WHERE NOT (p.due_at IS NOT NULL AND o.cancelled)
+  WHERE NOT o.cancelled
 ), parked AS (
   UPDATE runs AS r SET status = p.status
   FROM parking p
@@ -134,25 +133,34 @@ FROM owned o;
 -- Acknowledged by its commit. What no worker holds ends here; a running run hears of it with its next flush or beat.
 WITH locked AS MATERIALIZED (
   SELECT r.id FROM runs r
-  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND r.finished_at IS NULL
-  ORDER BY r.id FOR NO KEY UPDATE
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND r.status IN ('queued', 'running', 'waiting')
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r
 ), untimed AS (
-  DELETE FROM timers t USING locked l WHERE t.run_id = l.id
+  DELETE FROM timers t WHERE t.run_id = ANY(%(ids)s::uuid[]) AND (t.run_id IN (SELECT l.id FROM locked l)) IS TRUE
 )
 UPDATE runs AS r
 SET cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp()),
     status = CASE WHEN r.status = 'running' THEN r.status ELSE 'cancelled' END,
     finished_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp() END,
-    expires_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp() + v.retain_failed END
-FROM locked l, workflow_revisions v
-WHERE r.id = l.id AND r.id = ANY(%(ids)s::uuid[]) AND v.id = r.revision_id
+    expires_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp()
+      + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
+    error = CASE WHEN r.status = 'running' THEN NULL
+                 ELSE '{"reason":"Cancelled","message":"the run was cancelled"}'::json END
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT l.id FROM locked l)) IS TRUE
 RETURNING r.id::text, r.status;
 
 -- name: wake
 -- The cause of a wake and the wake are one transaction; a run that is being parked right now sees that `wakes` moved.
+WITH locked AS MATERIALIZED (
+  SELECT r.id FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status IN ('queued', 'running', 'waiting')
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r
+)
 UPDATE runs AS r
 SET wakes = r.wakes + 1, status = CASE WHEN r.status = 'waiting' THEN 'queued' ELSE r.status END
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.finished_at IS NULL
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT l.id FROM locked l)) IS TRUE
 RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status;
 
 -- name: owned
@@ -161,13 +169,25 @@ SELECT r.id::text, r.fence FROM runs r
 WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)s;
 
 -- name: hand_back
--- Runs that the worker owns on paper only go back into the queue, with no recovery counted.
+-- Runs that the worker owns on paper only go back into the queue, with no recovery counted. One whose cancel was
+-- acknowledged ends instead: nobody may start anything of it.
+WITH owned AS MATERIALIZED (
+  SELECT r.id FROM runs r
+  WHERE r.id = ANY(%(ids)s::uuid[])
+    AND ((r.id, r.fence, r.worker_id, r.status) IN (
+      SELECT e.id, e.fence, %(worker)s::bigint, 'running' FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
+    )) IS TRUE
+  ORDER BY r.id
+  FOR NO KEY UPDATE OF r
+)
 UPDATE runs AS r
-SET status = 'queued'
-WHERE r.id = ANY(%(ids)s::uuid[])
-  AND ((r.id, r.fence, r.worker_id, r.status) IN (
-    SELECT e.id, e.fence, %(worker)s::bigint, 'running' FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
-  )) IS TRUE
+SET status = CASE WHEN r.cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
+    finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
+    expires_at = CASE WHEN r.cancel_requested_at IS NOT NULL THEN clock_timestamp()
+      + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
+    error = CASE WHEN r.cancel_requested_at IS NOT NULL
+                 THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json END
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT o.id FROM owned o)) IS TRUE
 RETURNING r.id::text;
 
 -- name: run_status
