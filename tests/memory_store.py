@@ -1,0 +1,325 @@
+"""The run protocol in memory: what queries/runs.sql does to rows, with breakdowns on demand.
+
+For tests of everything around the store; the SQL itself is tested against PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stepwell.domain.errors import DataRefusedError, NotFoundError, UnavailableError
+from stepwell.domain.states import RunStatus, StepStatus
+from stepwell.engine.ports import (
+    AttemptRecord,
+    ClaimedRun,
+    End,
+    FlushEntry,
+    Kept,
+    Park,
+    ReadyRun,
+    RecordedAttempt,
+    StoredRevision,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of ``runs``."""
+
+    id: str
+    created_at: int
+    input: str = "{}"
+    namespace: str = "default"
+    revision_id: int = 1
+    status: str = "queued"
+    worker: int | None = None
+    fence: int | None = None
+    token: int | None = None
+    claims: int = 0
+    wakes: int = 0
+    suspicion: int = 0
+    cancelled_at: int | None = None
+    due_at: int | None = None
+    end: End | None = None
+    finished_at: int | None = None
+
+    @property
+    def final(self) -> bool:
+        return RunStatus(self.status).final
+
+
+@dataclass(slots=True)
+class Database:
+    """All rows, shared by the stores of several workers. ``records`` holds every attempt with the fence it came under."""
+
+    now: Callable[[], int]
+    rows: dict[str, Row] = field(default_factory=dict)
+    records: dict[str, dict[tuple[str, int], tuple[int, AttemptRecord]]] = field(default_factory=dict)
+    revisions: dict[int, StoredRevision] = field(default_factory=dict)
+    alive: set[int] = field(default_factory=set)
+    fences: int = 0
+
+    def add(self, run_id: str = "r1", **fields: object) -> Row:
+        row = self.rows[run_id] = Row(run_id, self.now(), **fields)  # type: ignore[arg-type]
+        self.records[run_id] = {}
+        return row
+
+    def attempts(self, run_id: str = "r1") -> list[AttemptRecord]:
+        """The recorded attempts in the order in which they were recorded."""
+        return [record for _, record in self.records[run_id].values()]
+
+    def final_record(self, run_id: str, step: str) -> AttemptRecord | None:
+        """The durable result of a step."""
+        return next((a for a in self.attempts(run_id) if a.step == step and a.retry_at is None), None)
+
+    def change(self, row: Row, status: str) -> None:
+        assert not row.final, f"a run that {row.status} changes to {status}"
+        row.status = status
+        if row.final:
+            row.finished_at = self.now()
+
+    def cancel(self, run_id: str) -> None:
+        row = self.rows[run_id]
+        if row.final:
+            return
+        row.cancelled_at = row.cancelled_at or self.now()
+        if row.status != "running":
+            self.change(row, "cancelled")
+
+    def wake(self, run_id: str) -> None:
+        row = self.rows[run_id]
+        if row.final:
+            return
+        row.wakes += 1
+        if row.status == "waiting":
+            row.due_at = None
+            self.change(row, "queued")
+
+    def reap(self) -> None:
+        """Take back what runs under a worker that is not alive."""
+        for row in self.rows.values():
+            if row.status == "running" and row.worker not in self.alive:
+                moved = any(fence == row.fence for fence, _ in self.records[row.id].values())
+                row.suspicion = row.suspicion + 1 if not moved else 0
+                self.change(row, "queued" if row.cancelled_at is None else "cancelled")
+
+
+@dataclass(slots=True)
+class Fault:
+    """One breakdown of a statement; ``after``: it took effect, but its answer was lost."""
+
+    statement: str
+    error: Exception
+    after: bool
+
+
+class MemoryStore:
+    """One worker's access to a Database. ``latency`` gives the seconds before and after each statement's effect.
+
+    ``poison`` names runs, or steps as ``run/step``, whose rows are refused.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.unsupported: set[int] = set()
+        self.faults: list[Fault] = []
+        self.calls: list[str] = []
+        self.flushed: list[list[FlushEntry]] = []
+        self.latency: Callable[[str], tuple[float, float]] = lambda _: (0.0, 0.0)
+        self.poison: set[str] = set()
+        self.held: dict[str, asyncio.Event] = {}
+
+    def breaks(self, statement: str, error: Exception | None = None, *, after: bool = False, times: int = 1) -> None:
+        """The next calls of a statement fail."""
+        self.faults += [Fault(statement, error or UnavailableError("away"), after)] * times
+
+    def hold(self, statement: str) -> asyncio.Event:
+        """Answers to a statement wait, after its effect, until the event is set."""
+        self.held[statement] = asyncio.Event()
+        return self.held[statement]
+
+    async def _statement(self, name: str, effect: Callable[[], T]) -> T:
+        self.calls.append(name)
+        fault = next((f for f in self.faults if f.statement == name), None)
+        if fault is not None:
+            self.faults.remove(fault)
+        before, after = self.latency(name)
+        await asyncio.sleep(before)
+        if fault is not None and not fault.after:
+            raise fault.error
+        result = effect()
+        await asyncio.sleep(after)
+        if name in self.held:
+            await self.held[name].wait()
+        if fault is not None:
+            raise fault.error
+        return result
+
+    # -- claims --------------------------------------------------------------------------------------------------------
+
+    async def claim(self, worker: int, ids: Sequence[str], token: int) -> list[ClaimedRun]:
+        rows = [self.database.rows[i] for i in ids if i in self.database.rows]
+        return await self._statement("claim", lambda: self._claim(worker, [r for r in rows if not r.suspicion], token))
+
+    async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
+        def effect() -> list[ClaimedRun]:
+            queued = [r for r in self.database.rows.values() if r.status == "queued" and not r.suspicion]
+            return self._claim(worker, [r for r in queued if r.revision_id not in self.unsupported][:limit], token)
+
+        return await self._statement("claim_oldest", effect)
+
+    async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
+        def effect() -> list[ClaimedRun]:
+            rows = [r for r in self.database.rows.values() if r.suspicion and r.status == "queued"]
+            return self._claim(worker, rows[:1], token)
+
+        return await self._statement("claim_suspect", effect)
+
+    async def claimed(self, worker: int, token: int) -> list[ClaimedRun]:
+        return await self._statement(
+            "claimed", lambda: [self._claimed(r) for r in self._owned(worker) if r.token == token]
+        )
+
+    def _claim(self, worker: int, rows: Sequence[Row], token: int) -> list[ClaimedRun]:
+        claimed = []
+        for row in rows:
+            if row.status == "queued" and row.revision_id not in self.unsupported:
+                self.database.change(row, "running")
+                self.database.fences += 1
+                row.worker, row.token, row.fence = worker, token, self.database.fences
+                row.claims += 1
+                claimed.append(self._claimed(row))
+        return claimed
+
+    @staticmethod
+    def _claimed(row: Row) -> ClaimedRun:
+        assert row.fence is not None
+        return ClaimedRun(
+            row.id, row.fence, 1, row.revision_id, row.namespace, "test", row.input, row.created_at, row.wakes,
+            row.claims, row.suspicion, row.cancelled_at is not None,
+        )  # fmt: skip
+
+    def _owned(self, worker: int) -> list[Row]:
+        return [r for r in self.database.rows.values() if r.status == "running" and r.worker == worker]
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def attempts(self, ids: Sequence[str]) -> list[RecordedAttempt]:
+        def effect() -> list[RecordedAttempt]:
+            found = [_recorded(i, a) for i in ids for a in self.database.attempts(i)]
+            return sorted(found, key=lambda a: (a.run_id, a.finished_at, a.attempt))
+
+        return await self._statement("attempts", effect)
+
+    async def revision(self, revision_id: int) -> StoredRevision:
+        def effect() -> StoredRevision:
+            if revision_id not in self.database.revisions:
+                raise NotFoundError(f"there is no revision {revision_id}")
+            return self.database.revisions[revision_id]
+
+        return await self._statement("revision", effect)
+
+    async def owned(self, worker: int) -> dict[str, int]:
+        return await self._statement("owned", lambda: {r.id: r.fence or 0 for r in self._owned(worker)})
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
+        def effect() -> list[str]:
+            rows = [r for r in self._owned(worker) if runs.get(r.id) == r.fence]
+            for row in rows:
+                self.database.change(row, "queued" if row.cancelled_at is None else "cancelled")
+            return [row.id for row in rows]
+
+        return await self._statement("hand_back", effect)
+
+    async def flush(self, worker: int, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
+        def effect() -> dict[str, Kept]:
+            names = {name for e in entries for name in (e.run_id, *(f"{e.run_id}/{a.step}" for a in e.attempts))}
+            if names & self.poison:
+                raise DataRefusedError("a row was refused")
+            self.flushed.append(list(entries))
+            owned = {(r.id, r.fence): r for r in self._owned(worker)}
+            kept = {}
+            for entry in entries:
+                row = owned.get((entry.run_id, entry.fence))
+                if row is not None:
+                    kept[row.id] = self._write(row, entry)
+            return kept
+
+        return await self._statement("flush", effect)
+
+    def _write(self, row: Row, entry: FlushEntry) -> Kept:
+        wakes, cancelled = row.wakes, row.cancelled_at is not None
+        for attempt in entry.attempts:
+            self.database.records[row.id].setdefault((attempt.step, attempt.attempt), (entry.fence, attempt))
+        if entry.end is not None and not (cancelled and entry.end.status is RunStatus.SUCCEEDED):
+            self.database.change(row, entry.end.status)
+            row.end = entry.end
+        if entry.park is not None and not cancelled:
+            self._park(row, entry.park)
+        parked = row.status if row.status in {"waiting", "queued"} else None
+        return Kept(cancelled, wakes, row.final, parked)
+
+    def _park(self, row: Row, park: Park) -> None:
+        waiting = park.due_at is not None and park.wakes == row.wakes
+        self.database.change(row, "waiting" if waiting else "queued")
+        row.due_at = park.due_at if waiting else None
+
+
+def _recorded(run_id: str, attempt: AttemptRecord) -> RecordedAttempt:
+    def text(document: bytes | None) -> str | None:
+        return None if document is None else document.decode()
+
+    return RecordedAttempt(
+        run_id, attempt.step, attempt.attempt, StepStatus(attempt.status).value, text(attempt.output),
+        text(attempt.error), text(attempt.http), attempt.finished_at, attempt.retry_at,
+    )  # fmt: skip
+
+
+class MemoryQueue:
+    """A ready queue that forgets nothing, unless ``away``."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, None] = {}
+        self.away = False
+        self.taken: list[int] = []
+        self.added: list[ReadyRun] = []
+        self._some = asyncio.Event()
+
+    async def add(self, items: Sequence[ReadyRun]) -> None:
+        self._check()
+        self.added += items
+        for item in items:
+            self.ids[item.id] = None
+        self._some.set()
+
+    async def take(self, n: int) -> list[str]:
+        self._check()
+        self.taken.append(n)
+        taken = list(self.ids)[:n]
+        for run_id in taken:
+            del self.ids[run_id]
+        return taken
+
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 (the signature of the port)
+        self._check()
+        if not self.ids:
+            self._some.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._some.wait()
+        except TimeoutError:
+            return False
+
+    def _check(self) -> None:
+        if self.away:
+            raise UnavailableError("the queue is away")
