@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from commands import started, stepwell
+from commands import started, stepwell, within
 from waiting import eventually_sync
 
 from stepwell.version import VERSION
@@ -70,7 +70,7 @@ def history(
 
 
 def listed(env: dict[str, str], *arguments: str) -> list[dict[str, Any]]:
-    done = stepwell("runs", "list", "--json", *arguments, env=env)
+    done = within("runs", "list", "--json", *arguments, env=env)
     assert done.returncode == 0, done.stderr
     runs: list[dict[str, Any]] = json.loads(done.stdout)["runs"]
     return runs
@@ -124,7 +124,7 @@ def test_pages_hold_every_run_once(arguments: list[str], history: dict[str, str]
     seen: list[str] = []
     cursor: list[str] = []
     while True:
-        done = stepwell("runs", "list", "--json", "--limit", "1", *arguments, *cursor, env=history)
+        done = within("runs", "list", "--json", "--limit", "1", *arguments, *cursor, env=history)
         page = json.loads(done.stdout)
         seen += [run["id"] for run in page["runs"]]
         if page["cursor"] is None:
@@ -135,7 +135,7 @@ def test_pages_hold_every_run_once(arguments: list[str], history: dict[str, str]
 
 def test_the_next_page_is_named(history: dict[str, str]) -> None:
     first = listed(history)[0]["id"]
-    assert f"--cursor {first}" in stepwell("runs", "list", "--limit", "1", env=history).stderr
+    assert f"--cursor {first}" in within("runs", "list", "--limit", "1", env=history).stderr
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_next_page_is_named(history: dict[str, str]) -> None:
     ],
 )
 def test_a_list_refuses(arguments: list[str], message: str, history: dict[str, str]) -> None:
-    done = stepwell("runs", "list", *arguments, env=history)
+    done = within("runs", "list", *arguments, env=history)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
@@ -157,7 +157,7 @@ def test_a_list_refuses(arguments: list[str], message: str, history: dict[str, s
 
 def test_get_shows_steps_and_what_went_wrong(history: dict[str, str]) -> None:
     run = listed(history, "--status", "failed")[0]
-    done = stepwell("runs", "get", run["id"], env=history)
+    done = within("runs", "get", run["id"], env=history)
     assert done.returncode == 0
     assert "refuse" in done.stdout
     assert [line.split()[1:4] for line in done.stdout.splitlines() if "transform" in line] == [
@@ -170,7 +170,7 @@ def test_get_shows_steps_and_what_went_wrong(history: dict[str, str]) -> None:
 
 def test_get_as_json(history: dict[str, str]) -> None:
     run = listed(history)[1]
-    shown = json.loads(stepwell("runs", "get", run["id"], "--json", env=history).stdout)
+    shown = json.loads(within("runs", "get", run["id"], "--json", env=history).stdout)
     assert shown["input"] == shown["output"] == {"email": "\x1b[31m"}
     assert [step["step"] for step in shown["steps"]] == ["pick"]
     assert run.items() <= shown.items()
@@ -179,7 +179,7 @@ def test_get_as_json(history: dict[str, str]) -> None:
 @pytest.mark.parametrize("command", ["get", "watch"])
 @pytest.mark.parametrize("run_id", ["nonsense", "01a204fa-6da3-7c86-ac89-a0ef3fe87dff"])
 def test_an_unknown_run(command: str, run_id: str, history: dict[str, str]) -> None:
-    done = stepwell("runs", command, run_id, env=history)
+    done = within("runs", command, run_id, env=history)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"stepwell: there is no run {run_id}\n")
 
 
@@ -210,7 +210,7 @@ def test_watch_ends_with_the_run(tmp_path: Path, database: str, redis_url: str) 
 
 def test_watch_of_a_failed_run_says_why(history: dict[str, str]) -> None:
     run = listed(history, "--status", "failed")[0]
-    done = stepwell("runs", "watch", run["id"], env=history)
+    done = within("runs", "watch", run["id"], env=history)
     assert (done.returncode, done.stdout) == (1, "")
     assert "step refuse failed" in done.stderr
     assert "failed at step refuse" in done.stderr
@@ -220,7 +220,7 @@ def test_watch_of_a_failed_run_says_why(history: dict[str, str]) -> None:
 
 
 def test_without_a_database() -> None:
-    done = stepwell("runs", "list")
+    done = within("runs", "list")
     assert (done.returncode, done.stderr) == (
         2,
         "stepwell: set DATABASE_URL: `stepwell runs` reads the runs from that database\n",
@@ -229,7 +229,7 @@ def test_without_a_database() -> None:
 
 def test_migrate_and_what_is_said_before(empty_database: str) -> None:
     env = {"DATABASE_URL": empty_database}
-    before = stepwell("runs", "list", env=env)
+    before = within("runs", "list", env=env)
     assert before.returncode == 3
     assert "the database lacks the migrations 0001_initial" in before.stderr
     assert "run `stepwell migrate`" in before.stderr
@@ -237,7 +237,7 @@ def test_migrate_and_what_is_said_before(empty_database: str) -> None:
     assert (first.returncode, first.stdout.splitlines()[0]) == (0, "applied 0001_initial")
     again = stepwell("migrate", "--json", env=env)
     assert (again.returncode, again.stdout) == (0, '{"applied":[]}\n')
-    assert stepwell("runs", "list", env=env).returncode == 0
+    assert within("runs", "list", env=env).returncode == 0
 
 
 @pytest.mark.parametrize("command", ["migrate", "worker"])

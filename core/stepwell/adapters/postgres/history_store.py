@@ -11,7 +11,7 @@ from stepwell.adapters.postgres import queries
 from stepwell.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from stepwell.adapters.postgres.session import Session
+    from stepwell.adapters.postgres.session import Row, Session
     from stepwell.domain.documents import JsonObject, JsonValue
 
 _SQL = queries.load("history")
@@ -89,7 +89,7 @@ class HistoryStore:
 
     async def page(self, selection: Selection) -> Page:
         """A page of runs. A workflow is named together with its namespace."""
-        params = {
+        params: dict[str, object] = {
             "namespace": selection.namespace,
             "workflow": selection.workflow,
             "status": selection.status,
@@ -97,9 +97,17 @@ class HistoryStore:
             "before": checked_id(selection.cursor) if selection.cursor else _LAST,
             "limit": selection.limit + 1,
         }
-        rows = await self._session.execute(_SQL["page" if selection.workflow is None else "of_workflow"], params)
+        if selection.workflow is None:
+            rows = await self._session.execute(_SQL["page"], params)
+        else:
+            rows = await self._page_of_workflow(params)
         runs = [RunState(*row) for row in rows[: selection.limit]]
         return Page(runs, runs[-1].id if len(rows) > selection.limit else None)
+
+    async def _page_of_workflow(self, params: dict[str, object]) -> list[Row]:
+        names = {key: params[key] for key in ("namespace", "workflow")}
+        found = await self._session.execute(_SQL["workflow_id"], names)
+        return await self._session.execute(_SQL["of_workflow"], {**params, "workflow_id": found[0][0]}) if found else []
 
     async def run(self, run_id: str) -> RunRecord:
         """One run with its documents."""

@@ -2,15 +2,19 @@
 
 -- name: of_workflow
 -- A page of one workflow's runs, newest first: a walk along the index (workflow_id, id), from the cursor down. It reads the
--- table below the view, whose join would hide that order from the planner.
+-- table below the view, whose join would hide that order, and is given the workflow's id, so that the planner knows
+-- whether its runs are rare.
 SELECT r.id::text, %(namespace)s, %(workflow)s, r.status, r.trigger, r.created_at, r.started_at, r.finished_at
 FROM runs r
-WHERE r.workflow_id = (SELECT w.id FROM workflows w WHERE w.namespace = %(namespace)s AND w.name = %(workflow)s)
+WHERE r.workflow_id = %(workflow_id)s::bigint
   AND r.id < %(before)s::uuid AND r.id >= uuid_floor(%(since)s::timestamptz)
   AND (%(status)s::text IS NULL OR r.status = %(status)s::text)
   AND (r.expires_at IS NULL OR r.expires_at > now())
-ORDER BY r.workflow_id DESC, r.id DESC
+ORDER BY r.id DESC
 LIMIT %(limit)s;
+
+-- name: workflow_id
+SELECT w.id FROM workflows w WHERE w.namespace = %(namespace)s AND w.name = %(workflow)s;
 
 -- name: page
 -- The same over all workflows, of one namespace or of all, along the primary key.

@@ -1,0 +1,92 @@
+"""What follows from a run's records for each of its steps."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from stepwell.adapters.postgres.history_store import RunState, StepRecord
+from stepwell_cli.progress import plan, progress
+from stepwell_cli.steps_table import elapsed
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SPEC = {
+    "steps": [
+        {"name": "a", "transform": {"value": 1}},
+        {"name": "b", "needs": ["a"], "httpCall": {"url": "x"}, "retry": {"limit": 1}},
+        {"name": "c", "needs": ["a"], "httpCall": {"url": "x"}, "onError": "Continue"},
+        {"name": "d", "needs": ["b", "c"], "if": "true", "fail": {"message": "no"}},
+    ]
+}
+
+
+def run(status: str) -> RunState:
+    return RunState("id", "default", "w", status, "api", NOW, NOW, None)
+
+
+def record(step: str, status: str = "succeeded", attempt: int = 1, *, again: bool = False) -> StepRecord:
+    error = {"message": "broken"} if status == "failed" else None
+    later = NOW + timedelta(seconds=5) if again else None
+    return StepRecord(step, -1, attempt, status, NOW, NOW, later, error, None)
+
+
+def states(status: str, *records: StepRecord) -> dict[str, str]:
+    return {step.name: step.state for step in progress(plan(SPEC), run(status), records).steps}
+
+
+def test_the_plan() -> None:
+    assert [(step.name, step.action, step.needs) for step in plan(SPEC)] == [
+        ("a", "transform", ()),
+        ("b", "httpCall", ("a",)),
+        ("c", "httpCall", ("a",)),
+        ("d", "fail", ("b", "c")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "records", "expected"),
+    [
+        ("queued", [], ["pending", "pending", "pending", "pending"]),
+        ("running", [], ["running", "pending", "pending", "pending"]),
+        ("running", [record("a")], ["succeeded", "running", "running", "pending"]),
+        (
+            "running",
+            [record("a"), record("b", "failed", again=True), record("c", "failed")],
+            ["succeeded", "retrying", "failed", "pending"],
+        ),
+        (
+            "running",
+            [record("a"), record("b", "failed", again=True), record("c", "failed"), record("b", attempt=2)],
+            ["succeeded", "succeeded", "failed", "running"],
+        ),
+        ("running", [record("a", "skipped")], ["skipped", "running", "running", "pending"]),
+        ("running", [record("a"), record("b", "failed")], ["succeeded", "failed", "running", "pending"]),
+        ("failed", [record("a"), record("b", "failed")], ["succeeded", "failed", "not run", "not run"]),
+        ("cancelled", [record("a"), record("b", "failed", again=True)], ["succeeded", "failed", "not run", "not run"]),
+    ],
+)
+def test_states(status: str, records: list[StepRecord], expected: list[str]) -> None:
+    assert list(states(status, *records).values()) == expected
+
+
+def test_a_retry_shows_its_attempt_and_reason() -> None:
+    shown = progress(plan(SPEC), run("running"), [record("a"), record("b", "failed", again=True)]).steps[1]
+    assert (shown.attempt, shown.message, shown.retry_at) == (1, "broken", NOW + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 µs"),
+        (0.000104, "104 µs"),
+        (0.0042, "4.2 ms"),
+        (0.042, "42 ms"),
+        (0.9996, "1.0 s"),
+        (59.9, "59.9 s"),
+        (61, "1 min 01 s"),
+        (3 * 3600 + 120, "3 h 02 min"),
+    ],
+)
+def test_elapsed(seconds: float, text: str) -> None:
+    assert elapsed(NOW, NOW + timedelta(seconds=seconds)) == text
