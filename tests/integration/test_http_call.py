@@ -8,70 +8,17 @@ import random
 import socket
 import tracemalloc
 import zlib
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from http_calls import RUN, call_of, client, compile_call, failure, perform, render
 from http_servers import Received, json_response, reset, response, serve, unused_port
 
-from stepwell.actions.registry import default_actions
-from stepwell.adapters.http.client import AiohttpClient
 from stepwell.adapters.http.guard import AddressPolicy
-from stepwell.domain.action import Call, Compiler, Outcome
-from stepwell.domain.expressions import STEP_VARIABLES, Context, Scope
+from stepwell.domain.expressions import Context
 from stepwell.domain.http import HttpRequest, HttpResponse
-from stepwell.domain.http_spec import HttpCall
 from stepwell.domain.retry import StepFailure
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-LOCAL = AddressPolicy(allow_loopback=True)
-RUN = "018f3a5c-1111-7222-8333-944444444444"
-
-
-def call_of(seconds: float = 10.0, attempt: int = 1) -> Call:
-    return Call("growth", "welcome", RUN, "notify", attempt, seconds, f"{RUN}/notify")
-
-
-def compile_call(spec: dict[str, Any], client: Any = None) -> tuple[Any, list[str]]:
-    problems: list[Any] = []
-    scope = Scope(STEP_VARIABLES, bare=True)
-    model = HttpCall.model_validate(spec)
-    compiler = Compiler(scope, "httpCall", problems, step="notify")
-    action = default_actions(client)["httpCall"].compile(model, compiler)
-    return action, [str(problem) for problem in problems]
-
-
-def render(spec: dict[str, Any], value: Any = None) -> Any:
-    action, problems = compile_call(spec)
-    assert not problems
-    return action.render(value, Context({"input": value, "run": {"id": RUN}, "steps": {}}, now=datetime.now(UTC)))
-
-
-@asynccontextmanager
-async def client(policy: AddressPolicy = LOCAL, **options: Any) -> AsyncIterator[AiohttpClient]:
-    async with AiohttpClient(policy, **options) as opened:
-        yield opened
-
-
-async def perform(
-    spec: dict[str, Any], value: Any = None, *, call: Call | None = None, policy: AddressPolicy = LOCAL, **options: Any
-) -> Outcome:
-    async with client(policy, **options) as opened:
-        action, problems = compile_call(spec, opened)
-        assert not problems
-        context = Context({"input": value, "run": {"id": RUN}, "steps": {}}, now=datetime.now(UTC))
-        outcome: Outcome = await action.perform(action.render(value, context), call or call_of(), context)
-        return outcome
-
-
-async def failure(spec: dict[str, Any], **options: Any) -> StepFailure:
-    with pytest.raises(StepFailure) as caught:
-        await perform(spec, **options)
-    return caught.value
-
 
 # What is sent
 
