@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from stepwell.domain.documents import JsonValue
 
 STDIN = "-"
-SHOWN_STDIN = "<stdin>"
 
 
 def read_file(name: str) -> tuple[str, str]:
     """The text of a file (``-``: stdin) and the name to show. Raises UsageError."""
-    if name == STDIN:
-        return _decoded(sys.stdin.buffer.read(), SHOWN_STDIN), SHOWN_STDIN
-    return _decoded(_bytes(name), name), name
+    data = sys.stdin.buffer.read() if name == STDIN else _bytes(name)
+    return _decoded(data, shown_name(name)), shown_name(name)
+
+
+def shown_name(name: str) -> str:
+    """A file's name as messages show it."""
+    return "<stdin>" if name == STDIN else name
 
 
 def read_input(given: str | None) -> JsonValue:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_cli.console import plain, print_json, say
 from stepwell_cli.manifests import check_files
+from stepwell_cli.sources import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,19 +25,19 @@ def validate(files: Sequence[str], *, json: bool) -> int:
     else:
         for problem in problems:
             print(plain(str(problem)))
-        _say_sound(documents, problems)
+        _say_sound(files, documents, problems)
     return INVALID if problems else 0
 
 
-def _say_sound(documents: Sequence[Document], problems: Sequence[Problem]) -> None:
-    refused = {problem.file for problem in problems}
-    sound: dict[str, list[str]] = {}
+def _say_sound(files: Sequence[str], documents: Sequence[Document], problems: Sequence[Problem]) -> None:
+    names: dict[str | None, list[str]] = {shown_name(file): [] for file in files}
     for document in documents:
-        if document.file not in refused:
-            name = document.name or f"{document.generate_name}…"
-            sound.setdefault(document.file, []).append(f"{document.kind} {document.namespace}/{name}")
-    for file, names in sound.items():
-        say(f"{file}: ok ({', '.join(names)})")
+        name = document.name or f"{document.generate_name}…"
+        names[document.file].append(f"{document.kind} {document.namespace}/{name}")
+    for file in {problem.file for problem in problems}:
+        del names[file]
+    for sound, held in names.items():
+        say(f"{sound}: ok ({', '.join(held) or 'holds no document'})")
 
 
 def _document(problem: Problem) -> dict[str, str | int | None]:
