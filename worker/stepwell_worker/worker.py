@@ -38,7 +38,6 @@ from stepwell.version import VERSION
 from stepwell_worker.heartbeat import Heartbeat
 from stepwell_worker.ownership import OwnershipAudit
 
-SUSPECTS = 2.0  # seconds between looks for a suspect
 RESIGNING = 2.0  # seconds that giving up the lease may take beyond the drain
 
 log = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class Worker:
                     ("maintenance", leader.run()),
                     ("turns", _every(1.0, heartbeat.turned)),
                     ("cancels", self._hear_cancels(dispatcher)),
-                    ("suspects", _every(SUSPECTS, dispatcher.try_suspect)),
+                    ("suspects", dispatcher.run_suspects()),
                     ("ownership", OwnershipAudit(store, dispatcher, worker).run()),
                 )
             ]

@@ -27,6 +27,8 @@ FALLBACK_PAUSE = 0.5  # seconds between looks into the database while Redis is a
 PROBE_PAUSE = 0.5  # seconds between looks whether it is back
 TRUST_PAUSE = 0.2  # seconds between looks whether this worker may claim again
 OFFER_TIME = 1.0  # seconds that a drained worker takes to offer the runs that it handed back
+SUSPECT_PAUSE = 2.0  # seconds between looks for a suspect
+SUSPECT_LOOK = 0.1  # seconds between looks whether the one that runs has moved on
 MAX_EFFECTS = 500
 MAX_BACKLOG = 2_000  # runs waiting for their flush, beyond which nothing is taken
 
@@ -64,6 +66,7 @@ class Dispatcher:
         self.active: dict[str, Execution] = {}
         self._busy: set[Execution] = set()
         self._suspect: Execution | None = None
+        self._suspect_left = asyncio.Event()
         self._freed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -250,13 +253,27 @@ class Dispatcher:
 
     # -- suspects ------------------------------------------------------------------------------------------------------
 
-    async def try_suspect(self) -> None:
-        """Claim one suspect, unless this worker has one that has not moved on yet."""
+    async def run_suspects(self) -> None:
+        """Execute suspects one after another, for ever: the next as soon as one has moved on or left."""
+        while True:
+            try:
+                found = await self.try_suspect()
+            except StepwellError as exc:
+                log.warning("no suspect could be claimed: %s", exc)
+                found = False
+            self._suspect_left.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._suspect_left.wait(), SUSPECT_LOOK if found else SUSPECT_PAUSE)
+
+    async def try_suspect(self) -> bool:
+        """Claim one suspect, unless this worker has one that has not moved on yet. Whether it has one now."""
         current = self._suspect
-        if self.draining or not self._trust.holds() or (current and not current.progressed):
-            return
+        if current is not None and not current.progressed:
+            return True
+        if self.draining or not self._trust.holds():
+            return False
         token = secrets.randbits(63)
-        await self._claim(token, lambda: self._store.claim_suspect(self._worker, token))
+        return bool(await self._claim(token, lambda: self._store.claim_suspect(self._worker, token)))
 
     # -- the host of executions ----------------------------------------------------------------------------------------
 
@@ -322,6 +339,7 @@ class Dispatcher:
             del self.active[run.id]
         if self._suspect is execution:
             self._suspect = None
+            self._suspect_left.set()
         self.journal.forget(execution)
         self.idle(execution)
         self._settle()
