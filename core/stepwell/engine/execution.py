@@ -208,10 +208,10 @@ class Execution:
         self._tasks[step.index] = self._host.spawn(self._perform(step, attempt, now, request, context))
 
     async def _perform(self, step: Step, attempt: int, started: int, request: Any, context: Any) -> None:
-        """One attempt in its own task. A task that waited for its place too long asks for another confirmation."""
+        """One attempt in its own task."""
         task = asyncio.current_task()
         result: Outcome | StepFailure | None = None
-        if self._host.may_act() and not self._host.draining and self._host.micros() - started <= FRESH:
+        if self._may_begin(started):
             result = await self._attempt(step, attempt, request, context)
             crashpoint("after_effect_before_flush")
         if self._tasks.get(step.index) is not task:
@@ -226,6 +226,11 @@ class Execution:
         except Exception as exc:  # noqa: BLE001 - as in advance
             self._defect(exc)
         self.advance()
+
+    def _may_begin(self, started: int) -> bool:
+        """Whether what allowed an effect still does: its task may have waited for its turn, or long for its place."""
+        fresh = self._host.micros() - started <= FRESH
+        return fresh and self.results.failed < 0 and not self._host.draining and self._host.may_act()
 
     async def _attempt(self, step: Step, attempt: int, request: Any, context: Any) -> Outcome | StepFailure:
         call = Call(
