@@ -15,6 +15,7 @@ from virtual_time import VirtualClock
 from stepwell.actions.registry import default_actions
 from stepwell.domain.action import Call, Compiler, Outcome
 from stepwell.domain.compile import compile_revision
+from stepwell.domain.errors import StepwellError
 from stepwell.domain.retry import NEVER, RetryPolicy
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.engine.dispatch import Dispatcher
@@ -104,7 +105,14 @@ class Life:
     numbers = itertools.count(1)
 
     def __init__(
-        self, database: Database, queue: MemoryQueue, actions: Actions, *, slots: int = 10, **more: Any
+        self,
+        database: Database,
+        queue: MemoryQueue,
+        actions: Actions,
+        *,
+        slots: int = 10,
+        suspects: bool = False,
+        **more: Any,
     ) -> None:
         self.worker = next(self.numbers)
         self.database = database
@@ -123,6 +131,7 @@ class Life:
             on_left=lambda execution, kept: self.left.append((execution.run.id, kept)),
             **more,
         )
+        self.suspects = suspects
         self.tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -131,6 +140,14 @@ class Life:
             asyncio.ensure_future(self.dispatcher.run()),
             asyncio.ensure_future(self.dispatcher.journal.run()),
         ]
+        if self.suspects:
+            self.tasks.append(asyncio.ensure_future(self._try_suspects()))
+
+    async def _try_suspects(self) -> None:
+        while True:
+            with contextlib.suppress(StepwellError):
+                await self.dispatcher.try_suspect()
+            await asyncio.sleep(2.0)
 
     def failed(self) -> BaseException | None:
         """What ended one of the worker's own tasks."""

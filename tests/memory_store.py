@@ -260,7 +260,8 @@ class MemoryStore:
     def _write(self, row: Row, entry: FlushEntry) -> Kept:
         wakes, cancelled = row.wakes, row.cancelled_at is not None
         for attempt in entry.attempts:
-            self.database.records[row.id].setdefault((attempt.step, attempt.attempt), (entry.fence, attempt))
+            _, known = self.database.records[row.id].setdefault((attempt.step, attempt.attempt), (entry.fence, attempt))
+            assert known is attempt, f"attempt {attempt.attempt} of {attempt.step} was made twice and recorded already"
         if entry.end is not None and not (cancelled and entry.end.status is RunStatus.SUCCEEDED):
             self.database.change(row, entry.end.status)
             row.end = entry.end

@@ -1,0 +1,120 @@
+"""A plan of a run, drawn at random, and what must come of it: a reference interpreter without time, tasks or a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine_specs import effect, failing, value
+
+RUN_INPUT: dict[str, Any] = {"x": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What an effect does at one attempt: takes some seconds, then ``ok``, ``again``, ``later``, ``final`` or ``hang``."""
+
+    seconds: float
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step: ``kind`` is ``effect``, ``pure`` or ``fail``; ``needs`` None follows the step before."""
+
+    name: str
+    kind: str
+    needs: tuple[str, ...] | None
+    condition: bool | None = None
+    goes_on: bool = False
+    limit: int = 0
+    initial: float = 1.0
+    attempts: tuple[Attempt, ...] = ()
+
+    def attempt(self, number: int) -> Attempt:
+        """Beyond what was planned, it succeeds at once."""
+        return self.attempts[number - 1] if number <= len(self.attempts) else Attempt(0.0, "ok")
+
+    def manifest(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {} if self.needs is None else {"needs": list(self.needs)}
+        if self.condition is not None:
+            fields["if"] = "true" if self.condition else "size(run.id) == 0"
+        if self.goes_on:
+            fields["onError"] = "Continue"
+        if self.kind == "effect":
+            backoff = {"initial": f"{round(self.initial * 1000)}ms", "max": "10s"}
+            return effect(self.name, **fields, timeout="2s", retry={"limit": self.limit, "backoff": backoff})
+        if self.kind == "fail":
+            return failing(self.name, **fields)
+        return value(self.name, {"by": self.name, "in": "{{ input }}"}, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A step's end: its status, its last attempt, the value that it got and the value that it gave."""
+
+    status: str
+    attempt: int
+    given: Any
+    output: Any = None
+
+
+@dataclass(slots=True)
+class Expected:
+    """What a run comes to where nobody cancels it. Steps behind a failure are absent from ``results``."""
+
+    status: str = "succeeded"
+    results: dict[str, Result] = field(default_factory=dict)
+    culprits: set[str] = field(default_factory=set)
+
+
+def expect(steps: list[Planned]) -> Expected:
+    """Interpret a plan: one step after the other, each as soon as all that it needs is there."""
+    expected = Expected()
+    needs = {s.name: _needs(steps, index) for index, s in enumerate(steps)}
+    handed: dict[str, Any] = {}
+    left = list(steps)
+    while ready := [s for s in left if set(needs[s.name]) <= set(handed)]:
+        for step in ready:
+            left.remove(step)
+            names = needs[step.name]
+            given = _given(names, handed)
+            result = _run(step, given)
+            expected.results[step.name] = result
+            if result.status == "failed" and not step.goes_on:
+                expected.culprits.add(step.name)
+                continue
+            handed[step.name] = result.output if result.status == "succeeded" else given
+    if expected.culprits:
+        expected.status = "failed"
+    else:
+        assert not left
+    return expected
+
+
+def _needs(steps: list[Planned], index: int) -> tuple[str, ...]:
+    stated = steps[index].needs
+    if stated is not None:
+        return stated
+    return (steps[index - 1].name,) if index else ()
+
+
+def _given(names: tuple[str, ...], handed: dict[str, Any]) -> Any:
+    if not names:
+        return RUN_INPUT
+    return handed[names[0]] if len(names) == 1 else {name: handed[name] for name in names}
+
+
+def _run(step: Planned, given: Any) -> Result:
+    if step.condition is False:
+        return Result("skipped", 1, given)
+    if step.kind == "fail":
+        return Result("failed", 1, given)
+    if step.kind == "pure":
+        return Result("succeeded", 1, given, {"by": step.name, "in": given})
+    number = 1
+    while step.attempt(number).result in {"again", "later", "hang"} and number <= step.limit:
+        number += 1
+    if step.attempt(number).result == "ok":
+        return Result("succeeded", number, given, {"by": step.name, "n": number})
+    return Result("failed", number, given)

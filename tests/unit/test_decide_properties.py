@@ -1,0 +1,323 @@
+"""Whole runs at random: any graph, any outcomes, and crashes, stalls, drains, cancels and outages at any moment.
+
+The real decide, execution, journal and dispatcher run over a store in memory; nothing is waited for. What must come of
+a run is told by a reference interpreter that knows neither time nor tasks (tests/engine_oracle.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from engine_life import Life, World, actions_of, stored, until
+from engine_oracle import RUN_INPUT, Attempt, Expected, Planned, expect
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from memory_store import Database, MemoryQueue, Row
+from virtual_time import EPOCH, VirtualClock, run_virtual
+
+from stepwell.domain.retry import StepFailure
+from stepwell.engine.ports import AttemptRecord, ReadyRun
+
+if TYPE_CHECKING:
+    from stepwell.domain.action import Call
+
+SLOWEST = 0.5  # seconds between a statement's effect and its answer
+PROMPT = 15.0  # seconds within which a cancel or the run's timeout has ended it, outages included
+EVENTS = ["crash", "stall", "drain", "cancel", "wake", "flush lost", "flush refused", "claim lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A workflow, what its effects do, and what happens to it when (seconds)."""
+
+    steps: list[Planned]
+    timeout: int | None = None
+    events: list[tuple[float, str]] = field(default_factory=list)
+    seed: int = 0
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+attempts = st.builds(
+    Attempt,
+    st.sampled_from([0.0, 0.0, 0.01, 0.5, 1.9]),
+    st.sampled_from(["ok", "ok", "again", "again", "later", "final", "hang"]),
+)
+
+
+@st.composite
+def step_lists(draw: st.DrawFn) -> list[Planned]:
+    count = draw(st.integers(1, 12))
+    order = draw(st.permutations(range(count))) if draw(st.booleans()) else range(count)
+    place = {step: place for place, step in enumerate(order)}
+    steps = []
+    for index in range(count):
+        before = [f"s{other}" for other in range(count) if place[other] < place[index]]
+        chained = (index == 0 or place[index - 1] < place[index]) and draw(st.booleans())
+        needs = (
+            None
+            if chained
+            else tuple(draw(st.lists(st.sampled_from(before), unique=True, max_size=2)))
+            if before
+            else ()
+        )
+        steps.append(
+            Planned(
+                f"s{index}",
+                draw(st.sampled_from(["effect", "effect", "effect", "pure", "pure", "fail"])),
+                needs,
+                condition=draw(st.sampled_from([None, None, None, True, False])),
+                goes_on=draw(st.sampled_from([True, True, False])),
+                limit=draw(st.integers(0, 3)),
+                initial=draw(st.sampled_from([0.001, 0.1, 1.0, 5.0])),
+                attempts=tuple(draw(st.lists(attempts, max_size=3))),
+            )
+        )
+    return steps
+
+
+calm = st.builds(Plan, step_lists(), seed=st.integers(0, 9))
+stormy = st.builds(
+    Plan,
+    step_lists(),
+    timeout=st.sampled_from([None, None, None, 1, 5, 20]),
+    events=st.lists(st.tuples(st.sampled_from([0.0, 0.003, 0.2, 0.7, 1.5, 3.0, 4.0, 9.0]), st.sampled_from(EVENTS)), max_size=5),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+
+
+# -- the stage ---------------------------------------------------------------------------------------------------------
+
+
+class Drama:
+    """Plays one plan and watches every effect that starts."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.planned = {step.name: step for step in plan.steps}
+        self.random = random.Random(plan.seed)
+        self.database = Database(VirtualClock().micros)
+        spec: dict[str, Any] = {"steps": [step.manifest() for step in plan.steps]}
+        if plan.timeout is not None:
+            spec["timeout"] = f"{plan.timeout}s"
+        self.database.revisions[1] = stored(spec)
+        self.queue = MemoryQueue()
+        self.requests: dict[str, Any] = {}
+        self.in_flight: set[tuple[int, str]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.lives: list[Life] = []
+        self.problems: list[AssertionError] = []
+        self.life = self.begin()
+
+    def begin(self) -> Life:
+        world = World(lambda call, body: self.perform(life, call, body))
+        life = self.life = Life(self.database, self.queue, actions_of(world), suspects=True)
+        life.store.latency = self.latency
+        self.lives.append(life)
+        life.start()
+        return life
+
+    def latency(self, _: str) -> tuple[float, float]:
+        if self.plan.seed < 10:
+            return 0.0, 0.0
+        return self.random.choice([(0.0, 0.0), (0.001, 0.001), (0.1, 0.0), (0.0, 0.1), (0.3, SLOWEST)])
+
+    async def perform(self, life: Life, call: Call, body: Any) -> Any:
+        try:
+            self.check_start(life, call, body)
+        except AssertionError as problem:  # the engine would take it for a defect of the action
+            self.problems.append(problem)
+        return await self.act(life, call)
+
+    def check_start(self, life: Life, call: Call, body: Any) -> None:
+        """Everything that must hold when an effect starts."""
+        row = self.database.rows[call.run_id]
+        execution = life.dispatcher.active[call.run_id]
+        step = execution.loaded.steps[call.step]
+        durable = {a.step for a in self.database.attempts() if a.retry_at is None}
+        ancestors = {s.name for s in execution.loaded.revision.steps if step.ancestors >> s.index & 1}
+        assert (row.status, row.worker, row.fence) == ("running", life.worker, execution.run.fence), "not the owner"
+        assert call.step not in durable, "its result is durable"
+        assert ancestors <= durable, f"it needs {ancestors - durable}, which is not durable"
+        assert execution.results.failed < 0, "the run has failed"
+        assert call.attempt <= self.planned[call.step].limit + 1, "too many attempts"
+        assert (life.worker, call.step) not in self.in_flight, "the step runs already"
+        assert self.requests.setdefault(call.step, body) == body, "not the same request"
+        assert not life.dispatcher.draining, "the worker drains"
+        if row.cancelled_at is not None:
+            late = (self.database.now() - row.cancelled_at) / 1e6
+            assert late <= SLOWEST, f"{late} s after the cancel"
+
+    async def act(self, life: Life, call: Call) -> Any:
+        attempt = self.planned[call.step].attempt(call.attempt)
+        self.in_flight.add((life.worker, call.step))
+        try:
+            await asyncio.sleep(1e6 if attempt.result == "hang" else attempt.seconds)
+        finally:
+            self.in_flight.discard((life.worker, call.step))
+        if attempt.result == "ok":
+            return {"by": call.step, "n": call.attempt}
+        raise StepFailure(
+            "Broken",
+            "it broke",
+            final=attempt.result == "final",
+            retry_after=8.0 if attempt.result == "later" else None,
+        )
+
+    # -- what others do ------------------------------------------------------------------------------------------------
+
+    async def upkeep(self) -> None:
+        """What the leader and the heartbeat do, in short."""
+        while True:
+            row = self.database.rows["r1"]
+            self.database.reap()
+            if row.status == "waiting":
+                assert row.due_at is not None, "it waits for nothing"
+                if row.due_at <= self.database.now():
+                    self.database.wake("r1")
+            if row.status == "queued":
+                await self.queue.add([ReadyRun("r1", "default", 0)])
+            if row.status == "running" and row.cancelled_at is not None:
+                self.life.dispatcher.cancel(["r1"])
+            await asyncio.sleep(0.5)
+
+    async def happen(self, event: str) -> None:
+        life = self.life
+        if event == "crash":
+            await life.kill()
+            self.begin()
+        elif event == "stall":  # frozen past the lease, declared dead, and thawed
+            life.trust.given = False
+            self.database.alive.discard(life.worker)
+            self.begin()
+            self.after(6.0, life)
+        elif event == "drain":
+            self.begin()
+            await life.dispatcher.drain(grace=3.0)
+            await life.kill()
+        elif event == "cancel":
+            self.database.cancel("r1")
+            self.life.dispatcher.cancel(["r1"] if self.random.random() < 0.5 else [])
+        elif event == "wake":
+            self.database.wake("r1")
+        elif event == "claim lost":
+            life.store.breaks("claim", after=self.random.random() < 0.5)
+        else:
+            life.store.breaks("flush", after=event == "flush lost")
+
+    def after(self, seconds: float, life: Life) -> None:
+        async def end() -> None:
+            await asyncio.sleep(seconds)
+            await life.kill()
+
+        self.tasks.add(asyncio.ensure_future(end()))
+
+    async def play(self) -> Row:
+        row = self.database.add("r1", input=orjson.dumps(RUN_INPUT).decode())
+        upkeep = asyncio.ensure_future(self.upkeep())
+        loop = asyncio.get_running_loop()
+        try:
+            for at, event in sorted(self.plan.events):
+                await asyncio.sleep(max(0.0, at - loop.time()))
+                await self.happen(event)
+            await until(lambda: row.final or upkeep.done())
+        finally:
+            upkeep.cancel()
+            for life in self.lives:
+                await life.kill()
+            await asyncio.gather(*self.tasks)
+        assert [life.failed() for life in self.lives] == [None] * len(self.lives)
+        assert all(not life.dispatcher.journal.backlog for life in self.lives[-1:])
+        for problem in self.problems:
+            raise problem
+        return row
+
+
+def play(plan: Plan) -> tuple[Row, list[AttemptRecord], Expected]:
+    async def playing() -> tuple[Row, list[AttemptRecord]]:
+        drama = Drama(plan)
+        return await drama.play(), drama.database.attempts()
+
+    row, records = run_virtual(playing())
+    return row, records, expect(plan.steps)
+
+
+# -- what must hold ----------------------------------------------------------------------------------------------------
+
+
+def check_records(records: list[AttemptRecord], expected: Expected, *, complete: bool) -> None:
+    """Every recorded result is the expected one, its input too, and the attempts are numbered without a gap."""
+    outputs = {r.step: orjson.loads(r.output) for r in records if r.output is not None}
+    found = {}
+    for record in records:
+        if record.retry_at is None:
+            result = expected.results[record.step]
+            found[record.step] = record
+            assert (record.status, record.attempt) == (result.status, result.attempt)
+            assert outputs.get(record.step) == result.output
+        assert _input(record, outputs) == expected.results[record.step].given
+    assert not complete or set(found) == set(expected.results)
+    for step in {r.step for r in records}:
+        numbers = sorted(r.attempt for r in records if r.step == step)
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+def _input(record: AttemptRecord, outputs: dict[str, Any]) -> Any:
+    if record.input_from is None:
+        assert record.input is not None
+        return orjson.loads(record.input)
+    origin = orjson.loads(record.input_from)
+    known = {"$run": RUN_INPUT, **outputs}
+    return known[origin] if isinstance(origin, str) else {name: known[source] for name, source in origin.items()}
+
+
+def check_end(row: Row, records: list[AttemptRecord], expected: Expected, plan: Plan) -> None:
+    assert row.end is None or orjson.loads(row.end.error or "{}").get("reason") not in {
+        "InternalError",
+        "RecordRefused",
+    }
+    assert row.finished_at is not None
+    deadline = row.created_at + int((plan.timeout or 1e6) * 1e6)
+    if row.status == "cancelled":
+        assert row.cancelled_at is not None
+    elif row.status == "timed_out":
+        assert deadline <= row.finished_at
+        assert max((r.started_at for r in records), default=0) <= deadline
+    else:
+        assert row.status == expected.status
+    if row.cancelled_at is not None:
+        assert row.status != "succeeded"
+        assert row.finished_at - row.cancelled_at <= PROMPT * 1e6
+    if row.status == "timed_out" and not plan.events:
+        assert row.finished_at - deadline <= SLOWEST * 4e6
+    if row.status == "failed":
+        assert row.end is not None
+        assert orjson.loads(row.end.error or "")["step"] in expected.culprits
+
+
+@given(calm)
+@settings(max_examples=150, deadline=None)
+def test_an_undisturbed_run_ends_as_the_reference_says(plan: Plan) -> None:
+    row, records, expected = play(plan)
+    check_end(row, records, expected, plan)
+    check_records(records, expected, complete=row.status == "succeeded")
+
+
+CHAIN = [Planned(f"s{n}", "effect", None, limit=1, attempts=(Attempt(1.9, "again"),)) for n in range(4)]
+
+
+@given(stormy)
+@settings(max_examples=300, deadline=None)
+@example(Plan(CHAIN, events=[(at, "crash") for at in (0.0, 1.9, 4.5, 6.0)], seed=99))
+@example(Plan(CHAIN, events=[(1.0, "stall"), (3.0, "drain"), (9.0, "cancel")], seed=99))
+@example(Plan(CHAIN, timeout=5, events=[(0.7, "flush lost"), (1.5, "drain")], seed=99))
+def test_a_run_ends_right_whatever_happens_on_its_way(plan: Plan) -> None:
+    row, records, expected = play(plan)
+    check_end(row, records, expected, plan)
+    check_records(records, expected, complete=row.status == "succeeded")
+    assert row.finished_at is not None
+    assert row.finished_at - EPOCH < 600e6
