@@ -85,7 +85,7 @@ def progress(planned: Sequence[PlannedStep], run: RunState, records: Iterable[St
     steps = tuple(
         _recorded(step, latest[step.name], first[step.name], run)
         if step.name in latest
-        else StepProgress(step.name, step.action, _unrecorded(step, run, done))
+        else _unrecorded(step, run, {name: latest[name].finished_at for name in done})
         for step in planned
     )
     return Progress(run, steps)
@@ -111,7 +111,11 @@ def _recorded(step: PlannedStep, record: StepRecord, started: datetime, run: Run
     )
 
 
-def _unrecorded(step: PlannedStep, run: RunState, done: set[str]) -> str:
+def _unrecorded(step: PlannedStep, run: RunState, done: dict[str, datetime]) -> StepProgress:
+    """A step that has not ended yet. One that can run does, and has since the last of its needs ended."""
     if RunStatus(run.status).final:
-        return "not run"
-    return "running" if run.status == "running" and done.issuperset(step.needs) else "pending"
+        return StepProgress(step.name, step.action, "not run")
+    if run.status != "running" or not done.keys() >= set(step.needs):
+        return StepProgress(step.name, step.action, "pending")
+    since = max((done[need] for need in step.needs), default=run.started_at)
+    return StepProgress(step.name, step.action, "running", started_at=since)

@@ -127,7 +127,7 @@ def steps_table(progress: Progress, running: RenderableType = "") -> Table:
     table.add_column("", width=1)
     for name in ("STEP", "ACTION", "STATE", *(["ATTEMPT"] if retried else []), "TIME"):
         table.add_column(name, no_wrap=True, justify="right" if name in {"ATTEMPT", "TIME"} else "left")
-    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("", overflow="fold", min_width=16)  # the only one that wraps, so the others keep their width
     for step in progress.steps:
         table.add_row(
             running if step.state == "running" else mark(step.state),
@@ -197,7 +197,7 @@ def _title(progress: Progress) -> Text:
 
 
 def _duration_of(step: StepProgress) -> str:
-    if step.started_at is None or step.finished_at is None:
+    if step.started_at is None:
         return ""
     return elapsed(step.started_at, step.finished_at)
 
