@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -48,16 +49,17 @@ class Server:
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
 
 @asynccontextmanager
-async def serve(answer: Answer | bytes) -> AsyncIterator[Server]:
+async def serve(answer: Answer | bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """Serve; ``answer`` writes the answer to a request, or is one. A connection is kept until it is closed there."""
-    state = Server(0)
+    state = Server(0, scheme="https" if tls else "http")
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,14 +69,14 @@ async def serve(answer: Answer | bytes) -> AsyncIterator[Server]:
         state.connections += 1
         try:
             await _converse(state, reader, writer, answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             state.left.set()
         except asyncio.CancelledError:
             pass
         finally:
             writer.close()
 
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     state.port = listening.sockets[0].getsockname()[1]
     try:
         yield state
@@ -113,11 +115,67 @@ def json_response(text: str | bytes, status: str = "200 OK") -> bytes:
     return response(body, "Content-Type: application/json", status=status)
 
 
+def redirect(location: str, status: str = "307 Temporary Redirect") -> bytes:
+    return response(b"elsewhere", f"Location: {location}", status=status)
+
+
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close the connection with an RST instead of a FIN."""
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+@asynccontextmanager
+async def serve_proxy(*, status: str = "200 Connection established") -> AsyncIterator[Server]:
+    """A proxy: joins two ends for CONNECT, sends what is in absolute form on, to loopback whatever the host is."""
+    async with serve(_Proxying(status)) as server:
+        yield server
+
+
+@dataclass
+class _Proxying:
+    status: str
+
+    async def __call__(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        method, target, _ = request.line.split(" ")
+        if not self.status.startswith("200"):
+            writer.write(response(b"no", status=self.status))
+            return
+        place = target if method == "CONNECT" else target.split("/")[2]
+        reader, onward = await asyncio.open_connection("127.0.0.1", int(place.rpartition(":")[2]))
+        try:
+            if method == "CONNECT":
+                await self._tunnel(reader, onward, writer)
+            else:
+                onward.write(request.head + request.body)
+                onward.write_eof()
+                writer.write(await reader.read())
+                await writer.drain()
+                writer.close()
+        finally:
+            onward.close()
+
+    async def _tunnel(
+        self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(f"HTTP/1.1 {self.status}\r\n\r\n".encode())
+        transport = writer.transport
+        ours: asyncio.StreamReader = transport.get_protocol()._stream_reader  # type: ignore[attr-defined]
+        copies = [asyncio.ensure_future(_copy(ours, onward)), asyncio.ensure_future(_copy(reader, writer))]
+        try:
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for copy in copies:
+                copy.cancel()
+            await asyncio.gather(*copies, return_exceptions=True)
+            writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
 
 
 def unused_port() -> int:

@@ -103,6 +103,7 @@ def _forms(value: bytes) -> Iterator[str]:
     text = value.decode("utf-8", "surrogateescape")
     if not text.isascii() and any(0xDC80 <= ord(char) <= 0xDCFF for char in text):
         text = value.decode("latin-1")
+    yield text.lower()  # as the name of a header
     yield from (text, repr(text)[1:-1], html.escape(text), html.escape(text, quote=False))
     yield from (json.dumps(text)[1:-1], dumps(text).decode()[1:-1], text.replace("/", "\\/"))
     yield from _percent_encoded(value)
