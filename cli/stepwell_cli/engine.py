@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stepwell.domain.action import Actions
     from stepwell.domain.documents import JsonValue
     from stepwell.domain.manifest import Document
+    from stepwell.domain.secrets import SecretResolver
     from stepwell.domain.spec import Workflow
     from stepwell.settings import Settings
 
@@ -76,7 +77,7 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine_on(settings: Settings) -> AsyncIterator[Engine]:
+async def engine_on(settings: Settings, secrets: SecretResolver) -> AsyncIterator[Engine]:
     """A migrated database and a worker on it, drained when the block ends."""
     if settings.database_url is None or settings.redis_url is None:
         raise UsageError("DATABASE_URL and REDIS_URL must be set")
@@ -86,7 +87,7 @@ async def engine_on(settings: Settings) -> AsyncIterator[Engine]:
         queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
         stack.push_async_callback(queue.close)
         policy = AddressPolicy(allow_loopback=settings.allow_loopback)
-        actions = default_actions(await stack.enter_async_context(AiohttpClient(policy)))
+        actions = default_actions(await stack.enter_async_context(AiohttpClient(policy)), secrets)
         session = await stack.enter_async_context(Session(settings.database_url, "command line", clock))
         runs = PostgresRunStore(session, session)
         store = PostgresIntakeStore(session, settings.idempotency)

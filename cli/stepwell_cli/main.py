@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -17,12 +18,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON on stdout, for programs.")]
 
 
 def main() -> None:
     """The entry point of the package."""
     presented(app)
+
+
+def _unwrapped(group: typer.Typer) -> None:
+    """The docstrings as help, a paragraph a line: the terminal's width is what breaks them."""
+    for command in group.registered_commands:
+        paragraphs = cleandoc(command.callback.__doc__ or "").split("\n\n") if command.callback else []
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _version(asked: bool) -> None:
@@ -36,7 +44,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -52,8 +60,15 @@ def run(
     workflow: Annotated[
         str | None, typer.Option("--workflow", "-w", metavar="NAME", help="Run this one instead of the first.")
     ] = None,
+    secrets: Annotated[
+        list[str] | None,
+        typer.Option("--secrets", metavar="FILE", help="Secrets in Kubernetes' form; may be given several times."),
+    ] = None,
     tables: Annotated[
-        bool, typer.Option("--tables", help="Show the tables of runs and steps on stderr when the run has ended.")
+        bool,
+        typer.Option(
+            "--tables", metavar="", help="Show the tables of runs and steps on stderr when the run has ended."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -66,7 +81,7 @@ def run(
     from stepwell_cli.run import Options
     from stepwell_cli.run import run as execute
 
-    raise typer.Exit(execute(Options(file, input, workflow, json, tables)))
+    raise typer.Exit(execute(Options(file, input, workflow, secrets or (), json, tables)))
 
 
 @app.command()
@@ -156,3 +171,7 @@ def watch_run(run_id: RunId, json: Json = False) -> None:
     from stepwell_cli.runs import watch
 
     raise typer.Exit(watch(run_id, json=json))
+
+
+_unwrapped(app)
+_unwrapped(runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell.actions.registry import default_actions
+from stepwell.adapters.secrets.local import check_secrets
 from stepwell.domain.compile import compile_revision
 from stepwell.domain.errors import ManifestError, Problem, UsageError
 from stepwell.domain.manifest import read_text
@@ -29,14 +30,14 @@ def check_files(names: Sequence[str]) -> tuple[list[Document], list[Problem]]:
         found, refused = read_text(text, shown)
         documents += found
         problems += refused
-    problems += validate_documents(documents, default_actions())
+    problems += validate_documents(documents, default_actions()) + check_secrets(documents)
     order = {name: index for index, name in enumerate(dict.fromkeys(p.file for p in problems))}
     return documents, sorted(problems, key=lambda p: (order[p.file], p.line or 0))
 
 
-def load_file(name: str) -> list[Document]:
-    """The documents of one file. Raises ManifestError with every problem."""
-    documents, problems = check_files([name])
+def load_files(names: Sequence[str]) -> list[Document]:
+    """The documents of files. Raises ManifestError with every problem."""
+    documents, problems = check_files(names)
     if problems:
         raise ManifestError(problems)
     return documents

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stepwell.adapters.secrets.local import LocalSecrets
 from stepwell.domain.errors import UnavailableError
 from stepwell.settings import read
 from stepwell.telemetry import setup_logging
@@ -14,7 +15,7 @@ from stepwell_cli.console import print_json, say
 from stepwell_cli.documents import run_document
 from stepwell_cli.failure import explain
 from stepwell_cli.interrupts import run_interruptible
-from stepwell_cli.manifests import check_input, chosen, load_file, workflows
+from stepwell_cli.manifests import check_input, chosen, load_files, workflows
 from stepwell_cli.sources import read_input
 from stepwell_cli.steps_table import view
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from stepwell.domain.documents import JsonValue
     from stepwell.domain.manifest import Document
+    from stepwell.domain.secrets import SecretResolver
     from stepwell.settings import Settings
     from stepwell_cli.engine import Engine
     from stepwell_cli.interrupts import Interrupts
@@ -40,6 +42,7 @@ class Options:
     file: str
     input: str | None = None
     workflow: str | None = None
+    secrets: Sequence[str] = ()
     json: bool = False
     tables: bool = False
 
@@ -48,7 +51,7 @@ def run(options: Options) -> int:
     """The exit code. Raises StepwellError for what is wrong before a run starts."""
     settings = read(default_level="WARNING")
     setup_logging(settings.logs)
-    documents = load_file(options.file)
+    documents = load_files([options.file, *options.secrets])
     target, workflow = chosen(documents, options.workflow, options.file)
     value = read_input(options.input)
     check_input(workflow, value)
@@ -78,7 +81,7 @@ class Job:
                 shown.phase("Starting PostgreSQL and Valkey")
                 running = await stack.enter_async_context(services(settings, _engine_on))
                 shown.phase("Preparing the database")
-                engine = await stack.enter_async_context(_engine_on()(running))
+                engine = await stack.enter_async_context(_engine_on()(running, LocalSecrets(self.documents)))
                 run_id = await self._start(engine)
                 ended = await self._wait(engine, run_id, shown, interrupts)
             if not ended:
@@ -140,7 +143,7 @@ class Job:
         return 0 if succeeded else FAILED
 
 
-def _engine_on() -> Callable[[Settings], AbstractAsyncContextManager[Engine]]:
+def _engine_on() -> Callable[[Settings, SecretResolver], AbstractAsyncContextManager[Engine]]:
     """Imported late: it takes a third of a second, in which the services start."""
     from stepwell_cli.engine import engine_on
 

@@ -59,6 +59,12 @@ spec:
       httpCall: {{method: POST, url: "http://127.0.0.1:{port}/{path}", body: {{email: "{{{{ email }}}}"}}}}
       retry: {{limit: 1, backoff: {{initial: 10ms}}, retryOn: [5xx]}}
 """
+SECRET = """\
+apiVersion: v1
+kind: Secret
+metadata: {name: api, labels: {stepwell.dev/use: "true"}}
+stringData: {token: correct horse battery}
+"""
 
 
 @pytest.fixture
@@ -162,6 +168,29 @@ def _drained(master: int) -> str:
             os.close(master)
             return b"".join(chunks).decode()
         chunks.append(chunk)
+
+
+def test_secrets_reach_the_receiver_and_nobody_else(
+    tmp_path: Path, services: dict[str, str], silent: socket.socket
+) -> None:
+    port = silent.getsockname()[1]
+    manifest, secrets = calling(tmp_path, port), tmp_path / "secrets.yaml"
+    auth = "auth: {bearer: {secretRef: {name: api, key: token}}},"
+    manifest.write_text(manifest.read_text().replace("httpCall: {", f"httpCall: {{{auth} "))
+    secrets.write_text(SECRET)
+    with started("run", manifest, "-i", INPUT, "--secrets", secrets, "--json", env=services) as process:
+        connection, _ = silent.accept()
+        with connection:
+            request = b""
+            while b"user@example.com" not in request:
+                request += connection.recv(65536)
+            body = b'{"echo": "correct horse battery"}'
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            output, shown = process.communicate(timeout=30)
+    assert b"Authorization: Bearer correct horse battery\r\n" in request
+    assert process.returncode == 0, shown
+    assert "battery" not in output + shown
+    assert json.loads(output)["output"] == {"echo": "***"}
 
 
 # -- 1: the run failed ---------------------------------------------------------------------------------------------------
