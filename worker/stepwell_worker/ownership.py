@@ -44,11 +44,11 @@ class OwnershipAudit:
         unknown = {i: f for i, f in owned.items() if (i, f) not in known and (i, f) not in before}
         unowned = {pair for pair in before & known if pair not in owned.items()}
         lost = {i: f for i, f in unknown.items() if self._unknown.get(i) == f}
+        gone = [run_id for run_id, _ in unowned & self._unowned]
+        self._unknown, self._unowned = unknown, unowned
+        if gone:  # first: while something is awaited, a run may come back under another fence
+            log.warning("%d runs are no longer this worker's and are dropped", len(gone))
+            self._dispatcher.lost(gone)
         if lost:
             log.warning("%d runs that this worker does not know of are handed back", len(lost))
             await self._store.hand_back(self._worker, lost)
-        gone = [run_id for run_id, _ in unowned & self._unowned]
-        if gone:
-            log.warning("%d runs are no longer this worker's and are dropped", len(gone))
-            self._dispatcher.lost(gone)
-        self._unknown, self._unowned = unknown, unowned

@@ -77,8 +77,12 @@ class Reaper:
         self._watched = now
         lost = not self._seen.keys() <= counters.keys()
         self._seen = {w: self._since(w, counter, now) for w, counter in counters.items()}
-        for worker, (counter, since) in self._seen.items():
-            if asked - since >= self._silence and await self._store.declare_dead(worker, counter):
+        for worker, (counter, since) in list(self._seen.items()):  # a reset may come in between
+            if (
+                worker in self._seen
+                and asked - since >= self._silence
+                and await self._store.declare_dead(worker, counter)
+            ):
                 log.warning("worker %d has not beaten for %.0f s and is declared dead", worker, asked - since)
                 lost = True
         if lost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 
+from stepwell.domain.errors import ConflictError
 from stepwell.engine.ports import UpkeepStore
 
 PERIOD = 900.0  # seconds between two walks over the history
@@ -38,7 +39,12 @@ class Retention:
         if await self._store.delete_keys(PAGE) == PAGE:
             return PAUSE
         for day in await self._store.past_days():
-            if await self._store.drop_day(day):
+            try:
+                dropped = await self._store.drop_day(day)
+            except ConflictError as exc:  # somebody reads it; the next walk tries again
+                log.info("the partitions of %s stay for now: %s", day, exc)
+                continue
+            if dropped:
                 log.info("dropped the partitions of %s: everything of that day has expired", day)
         await self._store.forget_workers()
         self._cursor = NIL
