@@ -135,8 +135,9 @@ async def _read_auth(
         if ":" in user:
             raise reader.invalid(name, "username", "holds a colon, which basic authentication cannot send (RFC 7617)")
         pair = f"{user}:{password}".encode()
-        values.append(pair)
-        headers.append(("Authorization", f"Basic {b64encode(pair).decode()}"))
+        encoded = b64encode(pair)
+        values += [pair, encoded]
+        headers.append(("Authorization", f"Basic {encoded.decode()}"))
     for header in auth.headers or ():
         text = await value(header.secret_ref.name, header.secret_ref.key)
         headers.append((header.name, f"{header.prefix or ''}{text}"))

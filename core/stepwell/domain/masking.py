@@ -104,9 +104,15 @@ def _forms(value: bytes) -> Iterator[str]:
     if not text.isascii() and any(0xDC80 <= ord(char) <= 0xDCFF for char in text):
         text = value.decode("latin-1")
     yield text.lower()  # as the name of a header
-    yield from (text, repr(text)[1:-1], html.escape(text), html.escape(text, quote=False))
-    yield from (json.dumps(text)[1:-1], dumps(text).decode()[1:-1], text.replace("/", "\\/"))
+    yield repr(text)[1:-1]
+    plain = {text, html.escape(text), html.escape(text, quote=False), text.replace("/", "\\/")}
+    once = _in_json(plain)
+    yield from plain | once | _in_json(once)  # twice: JSON that a string of JSON holds, as it stands in an excerpt
     yield from _percent_encoded(value)
+
+
+def _in_json(texts: set[str]) -> set[str]:
+    return {escape(text)[1:-1] for text in texts for escape in (json.dumps, lambda text: dumps(text).decode())}
 
 
 def _base64(value: bytes) -> Iterator[str]:
