@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 STEPWELL = Path(sys.executable).with_name("stepwell")
 NAMESPACE = "drill"
 #: Death is declared after 2 s instead of 20: everything that depends on it keeps its proportions.
-HURRY = {"STEPWELL_HEARTBEAT": "300ms", "STEPWELL_TRUST_WINDOW": "1200ms", "STEPWELL_DEATH_SILENCE": "2s"}
 SILENCE = 2.0
+HURRY = {"STEPWELL_HEARTBEAT": "300ms", "STEPWELL_TRUST_WINDOW": "1200ms", "STEPWELL_DEATH_SILENCE": f"{SILENCE:g}s"}
+LOOK = 0.02  #: seconds between two looks into the database
 START = 20.0  #: seconds that a worker process may take to register on a busy machine
 _STEERING = re.compile(r"DATABASE_URL|REDIS_URL|STEPWELL_|PG[A-Z]+")
 _NOT_OURS = re.compile(r"Traceback|never retrieved|please report|is destroyed but it is pending|was never awaited")
@@ -204,6 +205,7 @@ class System:
     faults: list[Fault] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     repeated_starts: int = 0
+    _judge: psycopg.AsyncConnection | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     # -- doing -----------------------------------------------------------------------------------------------------
@@ -224,7 +226,7 @@ class System:
             assert process.running, process.text()
             return max(await self.lives(process), default=0)
 
-        return await eventually(found, START)
+        return await eventually(found, START, pause=LOOK)
 
     async def lives(self, process: WorkerProcess) -> list[int]:
         """The ids under which the process was or is alive, oldest first."""
@@ -280,9 +282,24 @@ class System:
     # -- seeing ----------------------------------------------------------------------------------------------------
 
     async def rows(self, query: LiteralString, *params: object) -> list[tuple[Any, ...]]:
-        """Over a connection of its own, so that no fault of a moment ago is left in it."""
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
-            return await (await connection.execute(query, params)).fetchall()
+        """What the database says now; asked again over a new connection where a fault had cut the old one."""
+        for again in (False, True):
+            if self._judge is None or self._judge.closed:
+                self._judge = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
+            try:
+                return await (await self._judge.execute(query, params)).fetchall()
+            except psycopg.OperationalError:
+                await self._judge.close()
+                if again:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """End what is still there."""
+        for process in self.workers:
+            process.finish()
+        if self._judge is not None:
+            await self._judge.close()
 
     async def durable(self) -> set[str]:
         """The keys of all steps with a final result in the database."""
@@ -308,7 +325,7 @@ class System:
             return False
 
         try:
-            await eventually(missing, timeout)
+            await eventually(missing, timeout, pause=LOOK)
         except AssertionError as error:
             raise AssertionError(f"{await self._told()}\nnot all of {len(wanted)} runs ended") from error
         return time.monotonic() - began
@@ -323,9 +340,7 @@ class System:
 
     # -- judging ---------------------------------------------------------------------------------------------------
 
-    async def over(
-        self, *, failed: Collection[str] = (), timeout: float = 40.0, tail: int = 20
-    ) -> None:  # noqa: ASYNC109 (a deadline)
+    async def over(self, *, failed: Collection[str] = (), timeout: float = 40.0, tail: int = 20) -> None:  # noqa: ASYNC109 (a deadline)
         """The system is healed: a tail of runs succeeds, all ends well, and nothing was lost or done twice unduly.
 
         ``failed``: the runs that are to have failed.
@@ -352,7 +367,7 @@ class System:
                 assert status == "failed", (run_id, status)
                 continue
             assert status == "succeeded", (run_id, status, steps[run_id])
-            assert output is not None and expires is not None, f"the final row of {run_id} is not complete"
+            assert None not in (output, expires), f"the final row of {run_id} is not complete"
             assert steps[run_id].keys() == {step["name"] for step in specs[workflow]}, run_id
             for step, attempts in steps[run_id].items():
                 assert [a for a, _, _ in attempts] == list(range(1, len(attempts) + 1)), (run_id, step, attempts)
@@ -401,7 +416,9 @@ class System:
 
 
 _RUNS: LiteralString = "SELECT id::text, status, output_data, expires_at FROM workflow_runs"
-_STEPS: LiteralString = "SELECT run_id::text, step, attempt, status, output_data FROM step_runs ORDER BY run_id, step, attempt"
+_STEPS: LiteralString = (
+    "SELECT run_id::text, step, attempt, status, output_data FROM step_runs ORDER BY run_id, step, attempt"
+)
 _VIOLATIONS: dict[str, LiteralString] = {
     "a running run without a living worker": (
         "SELECT r.id FROM runs r WHERE r.status = 'running'"
@@ -463,7 +480,6 @@ async def drill(
         try:
             yield system
         finally:
-            for process in system.workers:
-                process.finish()
+            await system.close()
             accepting.cancel()
             await asyncio.gather(accepting, return_exceptions=True)

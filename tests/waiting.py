@@ -15,7 +15,12 @@ T = TypeVar("T")
 PAUSE = 0.005  #: seconds between two looks
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float = 10.0) -> T:  # noqa: ASYNC109 (a deadline with a message)
+async def eventually(
+    predicate: Callable[[], T | Awaitable[T]],
+    timeout: float = 10.0,  # noqa: ASYNC109 (a deadline with a message)
+    *,
+    pause: float = PAUSE,
+) -> T:
     """The first truthy value of ``predicate`` (sync or async); AssertionError with the last value after ``timeout`` s."""
     deadline = time.monotonic() + timeout
     while True:
@@ -25,7 +30,7 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float =
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"after {timeout:g} s {_name(predicate)} still gives {value!r}")
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(pause)
 
 
 def eventually_sync(predicate: Callable[[], T], timeout: float = 10.0) -> T:

@@ -1,0 +1,173 @@
+"""Redis flushed, killed, restarted empty and unreachable: it costs latency, never a run.
+
+What bounds the latency: an offer that is lost is made again by the leader, which looks every two seconds for runs that
+have been queued for two (`QUIET` of `maintenance/readd.py`). A Redis that is silent is noticed after `IDLE_WAIT` of
+`dispatch.py` and the call's own limit, 3.2 s together; from then on nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+import drills
+import pytest
+import redis
+import services
+from fault_proxy import FaultProxy, Mode
+from waiting import eventually
+
+from stepwell_cli.embedded import EmbeddedValkey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from drills import System
+
+NOTICED = 3.2  #: seconds until idle workers notice that Redis is silent
+OFFERED = 4.0  #: seconds until a lost offer is made again
+SLACK = 2.0  #: seconds for a busy machine
+
+LOST = "straight from PostgreSQL until Redis is back"
+BACK = "Redis is back after"
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture
+def running_valkey(valkey: EmbeddedValkey) -> EmbeddedValkey:
+    valkey.start()
+    return valkey
+
+
+@asynccontextmanager
+async def at_work(database: str, url: str, **ways: str) -> AsyncIterator[System]:
+    """Two workers, one of which leads, that have shown that they work."""
+    async with drills.drill(database, url, **ways) as system:
+        first = await system.worker(ready=False)
+        second = await system.worker(ready=False)
+        for worker in (first, second):
+            await system.registered(worker)
+        await system.ended(await system.start(20))
+        await eventually(lambda: any(worker.lines("this worker leads") for worker in system.workers))
+        yield system
+
+
+async def uses_the_queue(system: System, url: str) -> None:
+    """Runs go by way of Redis again: the workers take from it, and nobody falls back."""
+    await eventually(lambda: all(len(w.lines(BACK)) == len(w.lines(LOST)) for w in system.workers))
+    falls = [len(w.lines(LOST)) for w in system.workers]
+    with redis.Redis.from_url(url) as client:
+        before = client.info("commandstats").get("cmdstat_fcall", {}).get("calls", 0)
+        took = await system.ended(await system.start(20))
+        assert client.info("commandstats")["cmdstat_fcall"]["calls"] > before
+    assert falls == [len(w.lines(LOST)) for w in system.workers]
+    assert took < SLACK, f"{took:.1f} s by way of the queue"
+
+
+def told_once(system: System, times: int = 1) -> None:
+    """Each worker says once that Redis is away, and once that it is back."""
+    for worker in system.workers:
+        assert len(worker.lines(LOST)) <= times, worker.text()
+        assert len(worker.lines("Redis")) <= 5 * times, worker.text()
+
+
+async def test_runs_whose_offers_were_flushed_are_found_within_seconds(
+    database: str, running_valkey: EmbeddedValkey
+) -> None:
+    async with at_work(database, running_valkey.url) as system:
+        system.receiver.open.clear()
+        services.flush(running_valkey.url)
+        ids = await system.start(20)
+        services.flush(running_valkey.url)
+        await system.struck("FLUSHALL")
+        system.receiver.open.set()
+        assert await system.ended(ids) < OFFERED + SLACK
+        await uses_the_queue(system, running_valkey.url)
+        await system.over()
+        assert system.repeated == set()
+
+
+async def test_flushes_under_load_lose_nothing(database: str, running_valkey: EmbeddedValkey) -> None:
+    async with at_work(database, running_valkey.url) as system:
+        async with system.load(batch=20):
+            for _ in range(5):
+                seen = len(system.receiver.effects)
+                await eventually(lambda seen=seen: len(system.receiver.effects) > seen + 20)
+                services.flush(running_valkey.url)
+                await system.struck("FLUSHALL under load")
+        await system.over()
+        assert system.repeated == set()
+
+
+async def test_a_redis_that_is_killed_and_comes_back_empty_costs_no_run(
+    database: str, running_valkey: EmbeddedValkey
+) -> None:
+    async with at_work(database, running_valkey.url) as system:
+        async with system.load(batch=5):
+            running_valkey.kill()
+            await system.struck("Redis is killed")
+            seen = len(system.receiver.effects)
+            await eventually(lambda: len(system.receiver.effects) > seen + 50)
+        began = time.monotonic()
+        await system.ended([run for run, _ in system.accepted.values()])
+        assert time.monotonic() - began < SLACK, "a refused connection costs nobody a wait"
+        running_valkey.start()
+        await uses_the_queue(system, running_valkey.url)
+        await system.over()
+        told_once(system)
+        assert max(system.latencies) < SLACK, "a start waited for Redis"
+        assert system.repeated == set()
+
+
+@pytest.mark.parametrize("mode", [Mode.BLACKHOLE, Mode.REFUSE])
+async def test_a_redis_out_of_reach_is_done_without(database: str, running_valkey: EmbeddedValkey, mode: Mode) -> None:
+    async with FaultProxy(services.redis_address(running_valkey.url)) as proxy:
+        url = f"redis://{proxy.host}:{proxy.port}"
+        async with at_work(database, running_valkey.url, worker_url=url) as system:
+            proxy.mode = mode
+            await system.struck(f"the network to Redis: {mode}")
+            await done_without(system, noticed=NOTICED if mode is Mode.BLACKHOLE else 0.0)
+            proxy.mode = Mode.PASS
+            await uses_the_queue(system, running_valkey.url)
+            await system.over()
+            told_once(system)
+            assert system.repeated == set()
+
+
+async def test_a_redis_that_is_stopped_is_done_without(database: str, running_valkey: EmbeddedValkey) -> None:
+    async with at_work(database, running_valkey.url) as system:
+        with stopped(running_valkey):
+            await system.struck("Redis is stopped")
+            await done_without(system, noticed=NOTICED)
+        await uses_the_queue(system, running_valkey.url)
+        await system.over()
+        told_once(system)
+        assert system.repeated == set()
+
+
+@contextmanager
+def stopped(server: EmbeddedValkey) -> Iterator[None]:
+    """SIGSTOP while the block runs."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def done_without(system: System, noticed: float) -> None:
+    """Starts are answered at once; the first runs end once the silence was noticed, later ones without delay."""
+    system.latencies.clear()
+    assert await system.ended(await system.start(20)) < noticed + SLACK
+    await eventually(lambda: all(worker.lines(LOST) for worker in system.workers))
+    for _ in range(3):
+        assert await system.ended(await system.start(20)) < SLACK
+    assert max(system.latencies) < 1.0, "a start waited for Redis"
