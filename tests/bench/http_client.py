@@ -16,21 +16,37 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from stepwell.actions.registry import default_actions
+from stepwell.adapters.http.allowances import StaticAllowances
 from stepwell.adapters.http.client import AiohttpClient
+from stepwell.adapters.http.clients import HttpClients
 from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.adapters.secrets.local import LocalSecrets
 from stepwell.domain.action import Call, Compiler
 from stepwell.domain.expressions import STEP_VARIABLES, Context, Scope
 from stepwell.domain.http import HttpRequest
 from stepwell.domain.http_spec import HttpCall
+from stepwell.domain.manifest import load_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from multiprocessing.connection import Connection
 
+    from stepwell.domain.http import HttpClient
+
 IN_FLIGHT = 64
 RUN = "018f0000-0000-7000-8000-000000000000"
 BODY = b'{"ok":true,"user":{"id":42,"email":"a@example.com"}}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+SECRETS = """\
+apiVersion: v1
+kind: Secret
+metadata: {name: api, namespace: growth, labels: {stepwell.dev/use: "true"}}
+stringData: {token: 0123456789abcdefghijklmnopqrstuvwxyz, username: stepwell-bot, password: correct-horse-battery}
+"""
+AUTH = {
+    "bearer": {"bearer": {"secretRef": {"name": "api", "key": "token"}}},
+    "basic": {"basic": {"secretName": "api"}},
+}
 SENT = b'{"email":"a@example.com"}'
 HEADERS = {
     "Accept": "*/*",
@@ -85,15 +101,21 @@ async def run(port: int, requests: int) -> None:
     request = HttpRequest("POST", url, tuple(HEADERS.items()), SENT)
     async with AiohttpClient(AddressPolicy(allow_loopback=True)) as client:
         await measure("stepwell", lambda: client.send(request, seconds=30, max_bytes=1 << 20), requests)
-        await measure("stepwell, httpCall", http_call(url, client), requests)
+    async with HttpClients(StaticAllowances(AddressPolicy(allow_loopback=True))) as clients:
+        await measure("stepwell, httpCall", http_call(url, clients), requests)
+        for name, auth in AUTH.items():
+            await measure(f"stepwell, httpCall, {name}", http_call(url, clients, auth=auth), requests)
     await run_aiohttp(url, requests)
     await run_pyreqwest(url, requests)
 
 
-def http_call(url: str, client: AiohttpClient) -> Callable[[], Awaitable[object]]:
-    """The whole action: render, send, read, decode."""
-    spec = HttpCall.model_validate({"method": "POST", "url": url, "body": {"email": "{{ email }}"}})
-    action: Any = default_actions(client)["httpCall"].compile(spec, Compiler(Scope(STEP_VARIABLES, bare=True), "", []))
+def http_call(url: str, client: HttpClient, **fields: Any) -> Callable[[], Awaitable[object]]:
+    """The whole action: read Secrets, render, send, read, decode, mask."""
+    spec = HttpCall.model_validate({"method": "POST", "url": url, "body": {"email": "{{ email }}"}, **fields})
+    secrets = LocalSecrets(load_text(SECRETS, "secrets.yaml"))
+    action: Any = default_actions(client, secrets)["httpCall"].compile(
+        spec, Compiler(Scope(STEP_VARIABLES, bare=True), "", [])
+    )
     context = Context({"input": {"email": "a@example.com"}}, now=datetime.now(UTC))
     call = Call("growth", "welcome", RUN, "notify", 1, 30, f"{RUN}/notify")
     return lambda: action.perform(action.render(None, context), call, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from stepwell.domain.retry import StepFailure
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from stepwell.domain.model import SecretKeyRef
 
 MAX_TEXT = 8192  # characters
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Reader:
@@ -35,7 +37,7 @@ class Reader:
         if text.endswith("\n") and text.rstrip("\r\n").isprintable():
             why = "ends with a line break, as text files do; store it without (printf %s instead of echo)"
             raise self.invalid(name, key, why)
-        if any(ord(char) < 0x20 or ord(char) == 0x7F for char in text):
+        if _CONTROL.search(text):
             raise self.invalid(name, key, "holds a control character, such as a line break")
         if text != text.strip():
             raise self.invalid(name, key, "begins or ends with white space")

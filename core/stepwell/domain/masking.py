@@ -50,7 +50,7 @@ class Mask:
 
     def found(self, text: str) -> bool:
         """Whether the text holds a form of a value."""
-        return any(form in text for form in self._forms)
+        return _holds(text, self._forms)
 
     def text(self, text: str, *, cut: bool = False) -> str:
         """The text without the values. ``cut``: it may end in the middle of one."""
@@ -64,8 +64,7 @@ class Mask:
         """The document without the values, in strings, names of fields and numbers; itself where it holds none."""
         if self._pattern is None:
             return value
-        text = dumps(value).decode()
-        return self._walk(value) if any(form in text for form in self._dumped) else value
+        return self._walk(value) if _holds(dumps(value).decode(), self._dumped) else value
 
     def _walk(self, value: JsonValue) -> JsonValue:
         if isinstance(value, str):
@@ -93,6 +92,13 @@ NO_MASK = Mask()
 def mask_of(values: tuple[bytes, ...]) -> Mask:
     """The mask of these values; the same object while they stay the same."""
     return Mask(values)
+
+
+def _holds(text: str, forms: tuple[str, ...]) -> bool:
+    for form in forms:  # noqa: SIM110 - half the time of any(), and every answer to a secret comes by here
+        if form in text:
+            return True
+    return False
 
 
 def _forms(value: bytes) -> Iterator[str]:

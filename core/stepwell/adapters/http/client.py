@@ -32,6 +32,8 @@ from stepwell.domain.retry import StepFailure
 if TYPE_CHECKING:
     from stepwell.adapters.http.guard import AddressPolicy
 
+MAX_KNOWN = 1024  # hosts
+
 _OUR_BUSINESS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 _BROKEN = (TimeoutError, aiohttp.ClientError, OSError, ValueError, StepFailure)
@@ -57,6 +59,7 @@ class AiohttpClient:
         self._lookup = lookup
         self._proxy = proxy
         self._own = own or OwnServices()
+        self._listed: dict[tuple[str | None, int | None], bool] = {}
         self._stack = AsyncExitStack()
         self._direct: aiohttp.ClientSession | None = None
         self._proxied: aiohttp.ClientSession | None = None
@@ -89,7 +92,7 @@ class AiohttpClient:
         if self._direct is None:
             raise RuntimeError("the HTTP client is not open")
         url = URL(request.url, encoded=True)
-        listed = self._policy.lists(url.raw_host, url.port)
+        listed = self._lists(url)
         if request.confidential and url.scheme != "https" and not listed:
             raise _plain_http(url)
         session = self._direct
@@ -103,6 +106,16 @@ class AiohttpClient:
             return await _exchange(session, request, url, options, exchange, seconds, max_bytes)
         finally:
             current_exchange.reset(token)
+
+    def _lists(self, url: URL) -> bool:
+        """Whether the policy names the host; kept, because it is asked at every request."""
+        place = (url.raw_host, url.port)
+        found = self._listed.get(place)
+        if found is None:
+            if len(self._listed) >= MAX_KNOWN:
+                self._listed.clear()
+            found = self._listed[place] = self._policy.lists(*place)
+        return found
 
     def _through_proxy(self, request: HttpRequest, url: URL) -> dict[str, Any]:
         """CONNECT for https, so that the proxy sees no header of ours; for http the request itself, in absolute form."""
