@@ -1,12 +1,14 @@
 """Brings a database to this version's schema: numbered files, forward only, each in a transaction of its own.
 
-An advisory lock lets any number of processes start at once; exactly one applies. A file that was applied and changed
-since is refused by its hash.
+An advisory lock lets any number of processes start at once; exactly one applies. It belongs to the transaction, not to the
+session, so that PgBouncer in transaction mode may stand between. A file that was applied and changed since is refused by
+its hash.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +37,19 @@ class Migration:
 
 
 def load(directory: Path | None = None) -> list[Migration]:
-    """The migrations in order: from ``directory``, else the checkout's, else those packaged with this module."""
+    """The migrations in order: from ``directory``, else the checkout's, else those packaged with this module.
+
+    Raises SchemaError for a file that is not named ``NNNN_slug.sql`` or whose number is not the next one.
+    """
     where = directory or (_CHECKOUT if _CHECKOUT.is_dir() else _PACKAGED)
-    files = sorted(where.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    files = sorted(where.glob("*.sql"))
     if not files:
         message = f"no migrations found in {where}"
         raise SchemaError(message)
+    for number, file in enumerate(files, start=1):
+        if not re.fullmatch(rf"{number:04}_[a-z0-9_]+\.sql", file.name):
+            message = f"migrations are numbered without gaps: {file.name} should be {number:04}_<slug>.sql"
+            raise SchemaError(message)
     return [Migration(f.stem, hashlib.sha256(f.read_bytes()).hexdigest(), f.read_text("utf-8")) for f in files]
 
 
@@ -51,35 +60,44 @@ async def migrate(dsn: str, directory: Path | None = None) -> list[str]:
     """
     migrations = load(directory)
     with retyped("migrating the database"):
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            await connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-            return await _apply(connection, migrations)
+        async with await _connected(dsn) as connection:
+            done: list[str] = []
+            while (name := await _apply_next(connection, migrations)) is not None:
+                done.append(name)
+            return done
 
 
 async def pending(dsn: str, directory: Path | None = None) -> list[str]:
     """The names of migrations that the database lacks."""
     with retyped("reading the schema's version"):
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        async with await _connected(dsn) as connection:
             applied = await _applied(connection)
     return [m.name for m in load(directory) if m.name not in applied]
 
 
-async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> list[str]:
-    await connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations"
-        " (name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    applied = await _applied(connection)
-    _refuse_drift(applied, migrations)
-    missing = [m for m in migrations if m.name not in applied]
-    for migration in missing:
-        async with connection.transaction():
-            # The files are part of the program, so their text is as trusted as its source.
-            await connection.execute(migration.sql.encode())
-            await connection.execute(
-                "INSERT INTO schema_migrations (name, digest) VALUES (%s, %s)", [migration.name, migration.digest]
-            )
-    return [m.name for m in missing]
+async def _connected(dsn: str) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(dsn, autocommit=True, prepare_threshold=None)
+
+
+async def _apply_next(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> str | None:
+    """Apply the first migration that is missing, under the lock; None where there is none."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations"
+            " (name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        applied = await _applied(connection)
+        _refuse_drift(applied, migrations)
+        migration = next((m for m in migrations if m.name not in applied), None)
+        if migration is None:
+            return None
+        # The files are part of the program, so their text is as trusted as its source.
+        await connection.execute(migration.sql.encode())
+        await connection.execute(
+            "INSERT INTO schema_migrations (name, digest) VALUES (%s, %s)", [migration.name, migration.digest]
+        )
+        return migration.name
 
 
 async def _applied(connection: psycopg.AsyncConnection) -> dict[str, str]:

@@ -1,0 +1,243 @@
+"""How a database gets its schema, and what people read in it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from protocol import SECOND, Stage, ending, parking, progress, staged, step
+
+from stepwell.adapters.postgres.migrate import SchemaError, load, migrate, pending
+from stepwell.domain.errors import DataRefusedError, UnavailableError
+from stepwell.domain.states import RunStatus, StepStatus
+from stepwell.engine.ports import AttemptRecord, End, FlushEntry
+
+if TYPE_CHECKING:
+    from protocol import Side
+
+    from stepwell.engine.ports import ClaimedRun
+
+REPOSITORY = Path(__file__).parents[2] / "migrations"
+TABLES = {"workflow_runs", "step_runs", "workflows", "workflow_revisions", "trigger_events"}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with the real migrations, to add to."""
+    return Path(shutil.copytree(REPOSITORY, tmp_path / "migrations"))
+
+
+# -- applying --------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_database_gets_everything_and_then_nothing(empty_database: str) -> None:
+    names = [m.name for m in load()]
+    assert await pending(empty_database) == names
+    assert await migrate(empty_database) == names
+    assert await pending(empty_database) == []
+    assert await migrate(empty_database) == []
+    with psycopg.connect(empty_database) as connection:
+        rows = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+        ).fetchall()
+    assert {row[0] for row in rows} >= TABLES, "the names are part of the contract"
+
+
+async def test_of_many_that_start_at_once_one_applies(empty_database: str) -> None:
+    applied = await asyncio.gather(*(migrate(empty_database) for _ in range(8)))
+    assert sorted(map(len, applied)) == [0] * 7 + [len(load())]
+
+
+async def test_the_lock_is_not_left_with_a_session_that_a_pooler_hands_on(empty_database: str) -> None:
+    """A session's lock would stay with whatever backend PgBouncer chose for the statement."""
+    held: list[int] = []
+
+    async def look() -> None:
+        async with await psycopg.AsyncConnection.connect(empty_database, autocommit=True) as connection:
+            cursor = await connection.execute(
+                "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+                " WHERE l.locktype = 'advisory' AND l.granted AND a.state = 'idle' AND a.datname = current_database()"
+            )
+            held.append((await cursor.fetchone() or (1,))[0])
+
+    first = asyncio.ensure_future(migrate(empty_database))
+    while not first.done():
+        await look()
+    await look()
+    assert set(held) == {0}
+
+
+async def test_a_file_that_changed_after_it_was_applied_is_refused(database: str, directory: Path) -> None:
+    first = directory / "0001_initial.sql"
+    first.write_text(first.read_text() + "\n-- a harmless remark")
+    with pytest.raises(SchemaError, match=r"changed after they were applied: 0001_initial; restore the files"):
+        await migrate(database, directory)
+
+
+async def test_a_database_of_a_newer_version_is_refused(database: str, directory: Path) -> None:
+    (directory / "0002_newer.sql").write_text("CREATE TABLE newer ()")
+    assert await migrate(database, directory) == ["0002_newer"]
+    with pytest.raises(SchemaError, match=r"does not know \(0002_newer\); use a newer Stepwell"):
+        await migrate(database)
+
+
+async def test_a_migration_that_fails_leaves_nothing_and_those_before_it_stay(database: str, directory: Path) -> None:
+    (directory / "0002_good.sql").write_text("CREATE TABLE good ()")
+    (directory / "0003_bad.sql").write_text("CREATE TABLE half (); SELECT 1 / 0")
+    with pytest.raises(DataRefusedError, match="division by zero"):
+        await migrate(database, directory)
+    assert await pending(database, directory) == ["0003_bad"]
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT to_regclass('good'), to_regclass('half')").fetchone() == ("good", None)
+    (directory / "0003_bad.sql").write_text("CREATE TABLE half ()")
+    assert await migrate(database, directory) == ["0003_bad"]
+
+
+@pytest.mark.parametrize("name", ["2_short.sql", "0003_gap.sql", "0001_twice.sql", "0002-dash.sql", "0002_Upper.sql"])
+def test_file_names_are_policed(directory: Path, name: str) -> None:
+    (directory / name).write_text("SELECT 1")
+    with pytest.raises(SchemaError, match=r"numbered without gaps: \S+ should be 000\d_<slug>\.sql"):
+        load(directory)
+
+
+def test_a_directory_without_migrations_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="no migrations found"):
+        load(tmp_path)
+
+
+async def test_a_database_that_is_away_is_unavailable() -> None:
+    with pytest.raises(UnavailableError, match="PostgreSQL is not available"):
+        await migrate("host=127.0.0.1 port=1 dbname=nowhere")
+
+
+# -- sessions behind a pooler ----------------------------------------------------------------------------------------------
+
+
+async def test_no_statement_leaves_anything_with_its_session(database: str) -> None:
+    async with staged(database) as stage:
+        worker, side = await stage.worker(), await stage.side()
+        for _ in range(7):  # psycopg prepares at the fifth time, unless it is told not to
+            await every_statement(stage, side, worker)
+        with stage.liveness() as liveness:
+            for _ in range(7):
+                liveness.beat(worker)
+                liveness.cancelling(worker)
+            assert liveness._execute("SELECT name FROM pg_prepared_statements", {}) == []
+        left = "SELECT name FROM pg_prepared_statements UNION ALL SELECT name FROM pg_settings WHERE source = 'session'"
+        assert await side.session.execute(left) == []
+        assert await side.session.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+        assert await side.session.execute("SELECT FROM pg_class WHERE relpersistence = 't'") == []
+
+
+async def every_statement(stage: Stage, side: Side, worker: int) -> None:
+    """The whole protocol once, over one session."""
+    runs = await side.runs.claim(worker, await stage.queued(3), token=1)
+    await side.runs.attempts([run.id for run in runs])
+    await side.runs.flush(worker, [ending(runs[0]), parking(runs[1], 1), progress(runs[2], "charge")])
+    await side.runs.cancel("shop", [runs[2].id])
+    await side.runs.hand_back(worker, await side.runs.owned(worker))
+    await side.runs.claim_oldest(worker, 1, token=2)
+    await side.runs.claim_suspect(worker, token=3)
+    await side.runs.claimed(worker, token=2)
+    await side.upkeep.lead("maintenance", worker, term=10.0)
+    await side.upkeep.wake_due(10)
+    await side.upkeep.reap(await side.upkeep.orphans(), deaths=5)
+    await side.upkeep.wake_stranded(await side.upkeep.stranded())
+    await side.upkeep.queued_page(("", runs[0].id), 10)
+    await side.upkeep.expired_page(runs[0].id, 10)
+    await side.upkeep.delete_runs([runs[0].id])
+    await side.upkeep.delete_keys(10)
+    await side.upkeep.add_partitions(8)
+    for day in await side.upkeep.past_days():
+        await side.upkeep.drop_day(day)
+    await side.upkeep.forget_workers()
+
+
+# -- what people read ------------------------------------------------------------------------------------------------------
+
+
+def attempt(name: str, source: bytes | None, value: bytes | None = None, output: bytes | None = None) -> AttemptRecord:
+    """A step's record: its input by reference or as it is; without an output it was skipped."""
+    status = StepStatus.SKIPPED if output is None else StepStatus.SUCCEEDED
+    return AttemptRecord(name, 1, status, SECOND, 2 * SECOND, None, source, value, output)
+
+
+async def recorded(stage: Stage, *attempts: AttemptRecord, end: dict[str, Any] | None = None) -> ClaimedRun:
+    """A run that ended with these steps."""
+    worker, side = await stage.worker(), await stage.side()
+    (run,) = await stage.running(worker)
+    values = {"status": RunStatus.SUCCEEDED, "finished_at": run.created_at, "retain": 60.0} | (end or {})
+    kept = await side.runs.flush(worker, [FlushEntry(run.id, run.fence, attempts, end=End(**values))])
+    assert kept[run.id].ended
+    return run
+
+
+async def shown(stage: Stage, run: ClaimedRun) -> dict[str, Any]:
+    """The steps' inputs, as the view resolves them."""
+    rows = await stage.query("SELECT step, input_data FROM step_runs WHERE run_id = %s", run.id)
+    return {row["step"]: row["input_data"] for row in rows}
+
+
+async def test_a_step_shows_the_document_that_its_input_refers_to(database: str) -> None:
+    async with staged(database) as stage:
+        run = await recorded(
+            stage,
+            attempt("first", b'"$run"', output=b'{"total":3}'),
+            attempt("second", b'"first"', output=b"[1,2]"),
+            attempt("skipped", b'"second"'),
+            attempt("after-skipped", b'"second"', output=b"null"),
+            attempt("own", None, b'{"written":"out"}', b'"text"'),
+            attempt("joined", b'{"first":"first","skipped":"second","start":"$run"}', output=b"1"),
+            attempt("of-null", b'"after-skipped"', output=b"false"),
+        )
+        assert await shown(stage, run) == {
+            "first": {"order": 7},
+            "second": {"total": 3},
+            "skipped": [1, 2],
+            "after-skipped": [1, 2],
+            "own": {"written": "out"},
+            "joined": {"first": {"total": 3}, "skipped": [1, 2], "start": {"order": 7}},
+            "of-null": None,
+        }
+
+
+async def test_a_document_is_stored_once_however_often_it_is_handed_on(database: str) -> None:
+    async with staged(database) as stage:
+        run = await recorded(
+            stage, attempt("first", b'"$run"', output=b"{}"), attempt("second", b'"first"', output=b"1")
+        )
+        rows = await stage.query("SELECT input_data FROM run_steps WHERE run_id = %s", run.id)
+        assert [row["input_data"] for row in rows] == [None, None]
+
+
+async def test_failed_attempts_are_not_taken_for_the_result(database: str) -> None:
+    async with staged(database) as stage:
+        failed = AttemptRecord("first", 1, StepStatus.FAILED, 1, 2, 3, b'"$run"', None, None, b'{"reason":"Timeout"}')
+        succeeded = AttemptRecord("first", 2, StepStatus.SUCCEEDED, 1, 2, None, b'"$run"', None, b'"second time"')
+        run = await recorded(stage, failed, succeeded, attempt("second", b'"first"', output=b"1"))
+        assert (await shown(stage, run))["second"] == "second time"
+
+
+@pytest.mark.parametrize(
+    ("end", "output"),
+    [({"output_from": "first"}, {"total": 3}), ({"output": b'{"own":1}'}, {"own": 1}), ({}, None)],
+    ids=["a step's", "its own", "none"],
+)
+async def test_a_run_shows_its_output(database: str, end: dict[str, Any], output: object) -> None:
+    async with staged(database) as stage:
+        run = await recorded(stage, attempt("first", b'"$run"', output=b'{"total":3}'), end=end)
+        (row,) = await stage.query("SELECT * FROM workflow_runs WHERE id = %s", run.id)
+        assert (row["workflow"], row["status"], row["output_data"]) == ("order", "succeeded", output)
+        assert row["input_data"] == {"order": 7}
+
+
+async def test_expired_runs_and_their_steps_are_hidden_at_once(database: str) -> None:
+    async with staged(database) as stage:
+        run = await recorded(stage, step(), end={"retain": -3600.0})
+        for view, column in ("workflow_runs", "id"), ("step_runs", "run_id"):
+            assert await stage.query(f"SELECT FROM {view} WHERE {column} = %s", run.id) == []  # type: ignore[arg-type]
+        assert await stage.steps(run.id) == ["charge"]
