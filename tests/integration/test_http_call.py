@@ -365,6 +365,19 @@ async def test_the_timeout_covers_the_whole_exchange(answer: Any) -> None:
     assert failed.message == f"GET {server.url}: no complete answer within 0.1 s"
 
 
+async def test_a_body_that_drips_does_not_stretch_the_timeout() -> None:
+    async def dripping(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"[", length=1 << 30))
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.01)  # the drip itself
+
+    async with serve(dripping) as server:
+        failed = await failure({"url": server.url}, call=call_of(0.1))
+    assert (failed.reason, failed.kind, failed.sent) == ("Timeout", "Timeout", True)
+
+
 async def test_a_timeout_before_there_is_a_connection_sent_nothing() -> None:
     async def slow(host: str, port: int) -> list[str]:
         await asyncio.Event().wait()
