@@ -1,0 +1,30 @@
+"""What a run costs in commits, WAL, statements and Redis calls. Wall-clock figures are for ``make bench``, not for CI."""
+
+from __future__ import annotations
+
+import pytest
+import uvloop
+from bench.run import drain
+from bench.system import receiver
+
+DOCUMENTS = {"one_step": 70, "three_step": 270}
+"""Bytes of the distinct documents of one run: input, outputs, and what stands beside an HTTP answer."""
+
+
+@pytest.mark.parametrize(
+    ("name", "runs", "commits", "wal"), [("one_step", 3000, 0.05, 1400), ("three_step", 1500, 0.5, 2000)]
+)
+def test_a_drained_run_costs_no_more_than_the_budget(
+    database: str, redis_url: str, name: str, runs: int, commits: float, wal: int
+) -> None:
+    with receiver() as (port, _):
+        cost = uvloop.run(drain(database, redis_url, name, port, runs, 1))
+    assert cost["commits_per_run"] <= commits
+    assert cost["statements_per_run"] <= commits + 0.1
+    assert cost["redis_calls_per_run"] <= 0.5
+    assert 500 < cost["wal_bytes_per_run"] <= wal + DOCUMENTS[name]
+
+
+def test_forty_pure_steps_cost_hardly_more_commits_than_one(database: str, redis_url: str) -> None:
+    cost = uvloop.run(drain(database, redis_url, "forty_step", 0, 300, 1))
+    assert cost["commits_per_run"] <= 0.1
