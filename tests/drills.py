@@ -373,7 +373,7 @@ class System:
                 assert [a for a, _, _ in attempts] == list(range(1, len(attempts) + 1)), (run_id, step, attempts)
                 assert [s for _, s, _ in attempts][-1] == "succeeded", (run_id, step, attempts)
                 assert attempts[-1][2] is not None, (run_id, step)
-                assert len(attempts) == (2 if (workflow, step) == ("late", "create") else 1), (run_id, step, attempts)
+                assert len(attempts) <= (2 if (workflow, step) == ("late", "create") else 1), (run_id, step, attempts)
         for name, query in _VIOLATIONS.items():
             found = await self.rows(query)
             assert not found, f"{name}: {found[:5]}"
