@@ -208,7 +208,7 @@ def revision(digest: bytes = b"1", **fields: Any) -> NewRevision:
     values: dict[str, Any] = {
         "namespace": "shop",
         "name": "order",
-        "spec": b'{"steps": [{"name": "one", "transform": {"output": "{{ input }}"}}]}',
+        "spec": b'{"steps": [{"name": "one", "transform": {"value": "{{ input }}"}}]}',
         "hash": digest,
         "features": (),
         "suspended": False,

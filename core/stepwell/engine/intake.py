@@ -21,10 +21,11 @@ from stepwell.domain.ids import uuid7
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
 from stepwell.engine.maintenance.offers import Offers
-from stepwell.engine.ports import Accepted, ActiveWorkflow, IntakeStore, NewRun, ReadyRun
+from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, IntakeStore, NewRun, ReadyRun
 from stepwell.engine.revisions import Revisions
 
 MAX_BATCH = 1_000  # starts in one transaction
+MAX_BYTES = 4 << 20  # of their inputs
 PATIENCE = 3.0  # seconds that a start waits for the database before it is refused
 FRESH = 1.0  # seconds that a workflow's active revision is believed without asking
 
@@ -86,19 +87,34 @@ class Intake:
         raise UnavailableError(message)
 
     async def run(self) -> None:
-        """Commit batches for ever; cancelled to stop."""
-        while True:
-            await self._work.wait()
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            if not self._waiting:
-                self._work.clear()
-            await self._accept(batch)
+        """Commit batches for ever; cancelled to stop. Nobody is left waiting then."""
+        batch: list[_Waiting] = []
+        try:
+            while True:
+                await self._work.wait()
+                batch = self._gather()
+                await self._accept(batch)
+        finally:
+            _refuse(batch + self._waiting, UnavailableError("intake stopped before the answer came"))
+
+    def _gather(self) -> list[_Waiting]:
+        count = size = 0
+        while count < min(len(self._waiting), MAX_BATCH) and size < MAX_BYTES:
+            size += len(self._waiting[count].run.input)
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        if not self._waiting:
+            self._work.clear()
+        return batch
 
     async def _prepare(self, start: Start) -> NewRun:
         active = await self._lookup(start.namespace, start.workflow)
         if active.suspended:
             message = f"workflow {start.namespace}/{start.workflow} is suspended; set spec.suspend to false"
             raise SuspendedError(message)
+        if start.priority is not None and start.priority not in PRIORITIES.values():
+            message = f"there is no priority {start.priority!r}; it is one of {', '.join(PRIORITIES.values())}"
+            raise InputError(message)
         loaded = await self._revisions.get(active.revision_id)
         if not isinstance(start.input, dict):
             message = "a run's input is a JSON object, such as {}"
