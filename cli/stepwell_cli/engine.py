@@ -25,6 +25,7 @@ from stepwell.engine.clock import Clock
 from stepwell.engine.control import Control
 from stepwell.engine.intake import Intake, Start
 from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.observer import SILENT
 from stepwell.engine.revisions import Revisions
 from stepwell_worker.worker import Worker
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from stepwell.domain.manifest import Document
     from stepwell.domain.secrets import SecretResolver
     from stepwell.domain.spec import Workflow
+    from stepwell.engine.observer import Observer
+    from stepwell.engine.ports import ActiveWorkflow
     from stepwell.settings import Settings
 
 
@@ -54,10 +57,10 @@ class Engine:
     intake: Intake
     control: Control
 
-    async def apply(self, document: Document, workflow: Workflow) -> None:
+    async def apply(self, document: Document, workflow: Workflow) -> ActiveWorkflow:
         """Make this the workflow's active revision."""
         spec = workflow.spec
-        await self.store.apply(
+        return await self.store.apply(
             NewRevision(
                 namespace=document.namespace,
                 name=document.name,
@@ -77,8 +80,10 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine_on(settings: Settings, secrets: SecretResolver) -> AsyncIterator[Engine]:
-    """A migrated database and a worker on it, drained when the block ends."""
+async def engine_on(
+    settings: Settings, secrets: SecretResolver, *, working: bool = True, observer: Observer = SILENT
+) -> AsyncIterator[Engine]:
+    """A migrated database and a worker on it, drained when the block ends. Not ``working``: others execute."""
     if settings.database_url is None or settings.redis_url is None:
         raise UsageError("DATABASE_URL and REDIS_URL must be set")
     await migrate(settings.database_url)
@@ -92,21 +97,18 @@ async def engine_on(settings: Settings, secrets: SecretResolver) -> AsyncIterato
         runs = PostgresRunStore(session, session)
         store = PostgresIntakeStore(session, settings.idempotency)
         intake = Intake(store, Revisions(runs.revision, actions), Offers(queue), clock)
-        changed = asyncio.Event()
-        work = await stack.enter_async_context(_working(settings, queue, actions, intake, changed))
-        yield Engine(session, HistoryStore(session), changed, work, store, intake, Control(runs, queue))
+        life = _Life(settings, queue, actions, observer, idle=not working)
+        work = await stack.enter_async_context(_working(intake, life))
+        yield Engine(session, HistoryStore(session), life.changed, work, store, intake, Control(runs, queue))
 
 
 @asynccontextmanager
-async def _working(
-    settings: Settings, queue: ReadyQueue, actions: Actions, intake: Intake, changed: asyncio.Event
-) -> AsyncIterator[asyncio.Future[None]]:
-    stopping = asyncio.Event()
+async def _working(intake: Intake, life: _Life) -> AsyncIterator[asyncio.Future[None]]:
     accepting = asyncio.ensure_future(intake.run())
-    work = asyncio.ensure_future(_lives(settings, queue, actions, changed, stopping))
+    work = asyncio.ensure_future(life.run())
     try:
         yield work
-        stopping.set()
+        life.stopping.set()
         await work
     finally:
         accepting.cancel()
@@ -114,13 +116,32 @@ async def _working(
         await asyncio.gather(accepting, work, return_exceptions=True)
 
 
-async def _lives(
-    settings: Settings, queue: ReadyQueue, actions: Actions, changed: asyncio.Event, stopping: asyncio.Event
-) -> None:
-    """A worker; another one if it was declared dead (the machine slept)."""
-    while not stopping.is_set():
-        worker = Worker(settings, queue, actions, on_left=lambda _execution, _kept: changed.set())
-        watcher = asyncio.ensure_future(stopping.wait())
+class _Life:
+    """A worker; another one if it was declared dead (the machine slept). ``idle``: none."""
+
+    def __init__(
+        self, settings: Settings, queue: ReadyQueue, actions: Actions, observer: Observer, *, idle: bool
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._actions = actions
+        self._observer = observer
+        self._idle = idle
+        self.stopping = asyncio.Event()
+        self.changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until ``stopping``."""
+        if self._idle:
+            await self.stopping.wait()
+        while not self.stopping.is_set():
+            await self._live()
+
+    async def _live(self) -> None:
+        worker = Worker(
+            self._settings, self._queue, self._actions, on_left=lambda *_: self.changed.set(), observer=self._observer
+        )
+        watcher = asyncio.ensure_future(self.stopping.wait())
         watcher.add_done_callback(worker.stop)
         try:
             await worker.run()

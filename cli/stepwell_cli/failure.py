@@ -25,6 +25,8 @@ def lines(run: RunRecord, steps: Sequence[StepRecord]) -> Iterator[str]:
     blamed = error.get("step")
     attempts = [step for step in steps if step.step == blamed and step.status == "failed"]
     yield f"run {run.id} {_how(run.status)}{_where(blamed, attempts)}"
+    if run.status == "cancelled":
+        return
     yield from (f"  {line}" for line in plain(str(error.get("message", ""))).splitlines())
     if error.get("reason"):
         yield f"  reason: {error['reason']}"

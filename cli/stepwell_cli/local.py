@@ -1,4 +1,4 @@
-"""The services that a local run stands on: what the environment names, else embedded ones with temporary data."""
+"""The services that local mode stands on: what the environment names, else embedded ones."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from stepwell.settings import Settings
 
 
 @asynccontextmanager
-async def services(settings: Settings, meanwhile: Callable[[], object]) -> AsyncIterator[Settings]:
-    """The settings with both services running; those that we started end, with their data, when the block does.
+async def services(
+    settings: Settings, meanwhile: Callable[[], object], *, directory: Path | None = None
+) -> AsyncIterator[Settings]:
+    """The settings with both services running; those that we started end when the block does.
 
-    ``meanwhile`` is called in a thread while they start.
+    ``meanwhile`` is called in a thread while they start. Their data is kept in ``directory``, else it goes with them.
     """
     # libpq and the drivers would otherwise mix a user's own PGHOST and the like into an embedded server's address.
     if settings.database_url is None:
         for name in [name for name in os.environ if name.startswith("PG")]:
             del os.environ[name]
-    postgres = EmbeddedPostgres() if settings.database_url is None else None
-    valkey = EmbeddedValkey() if settings.redis_url is None else None
+    postgres = EmbeddedPostgres(directory and directory / "postgres") if settings.database_url is None else None
+    valkey = EmbeddedValkey(directory and directory / "valkey") if settings.redis_url is None else None
     servers = [server for server in (postgres, valkey) if server is not None]
     executor = ThreadPoolExecutor()
     loop = asyncio.get_running_loop()

@@ -29,7 +29,8 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """A step of a run. ``state``: pending, running, retrying, succeeded, failed, skipped, or not run.
+    """A step of a run. ``state``: pending, running, retrying, succeeded, failed, skipped; where the run ended before it
+    had a result, stopped (it was in flight, or about to be) or not run.
 
     ``attempt`` is the latest one that is known of (0: none); ``message`` says why the latest one failed.
     """
@@ -112,10 +113,12 @@ def _recorded(step: PlannedStep, record: StepRecord, started: datetime, run: Run
 
 
 def _unrecorded(step: PlannedStep, run: RunState, done: dict[str, datetime]) -> StepProgress:
-    """A step that has not ended yet. One that can run does, and has since the last of its needs ended."""
+    """A step that has no result. One that can run does, and has since the last of its needs ended."""
+    could_run = run.started_at is not None and done.keys() >= set(step.needs)
     if RunStatus(run.status).final:
-        return StepProgress(step.name, step.action, "not run")
-    if run.status != "running" or not done.keys() >= set(step.needs):
+        stopped = could_run and run.status in {"cancelled", "timed_out"}
+        return StepProgress(step.name, step.action, "stopped" if stopped else "not run")
+    if run.status != "running" or not could_run:
         return StepProgress(step.name, step.action, "pending")
     since = max((done[need] for need in step.needs), default=run.started_at)
     return StepProgress(step.name, step.action, "running", started_at=since)

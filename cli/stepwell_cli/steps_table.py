@@ -29,11 +29,20 @@ _STYLES = {
     "running": "cyan",
     "skipped": "dim",
     "pending": "dim",
+    "stopped": "yellow",
     "not run": "dim",
     "queued": "dim",
     "waiting": "cyan",
 }
-_MARKS = {"succeeded": "✓", "failed": "✗", "timed_out": "✗", "cancelled": "✗", "retrying": "↻", "skipped": "»"}
+_MARKS = {
+    "succeeded": "✓",
+    "failed": "✗",
+    "timed_out": "✗",
+    "cancelled": "✗",
+    "retrying": "↻",
+    "stopped": "✗",
+    "skipped": "»",
+}
 _LETTERS = {"✓": "+", "✗": "x", "↻": "~", "»": ">", "·": "."}
 
 
@@ -105,6 +114,8 @@ class LiveTable(Quiet):
             self._phase = Spinner("dots", "")
             self._live.transient = True
         self._live.stop()
+        if self._progress is not None:
+            stderr().print()
 
     def phase(self, words: str) -> None:
         """See View."""

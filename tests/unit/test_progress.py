@@ -63,7 +63,7 @@ def test_the_plan() -> None:
         ("running", [record("a", "skipped")], ["skipped", "running", "running", "pending"]),
         ("running", [record("a"), record("b", "failed")], ["succeeded", "failed", "running", "pending"]),
         ("failed", [record("a"), record("b", "failed")], ["succeeded", "failed", "not run", "not run"]),
-        ("cancelled", [record("a"), record("b", "failed", again=True)], ["succeeded", "failed", "not run", "not run"]),
+        ("cancelled", [record("a"), record("b", "failed", again=True)], ["succeeded", "failed", "stopped", "not run"]),
     ],
 )
 def test_states(status: str, records: list[StepRecord], expected: list[str]) -> None:

@@ -1,0 +1,150 @@
+"""Keeps the database in step with the manifests, and says what that took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepwell.domain.errors import StepwellError
+from stepwell_cli.dev.catalogue import Catalogue
+from stepwell_cli.dev.files import Watch, signatures
+from stepwell_cli.dev.plan import Identity, Planner, wanted
+from stepwell_cli.dev.sift import load
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from stepwell.adapters.postgres.workflow_store import WorkflowStore
+    from stepwell.adapters.secrets.local import LocalSecrets
+    from stepwell.domain.errors import Problem
+    from stepwell_cli.dev.files import Changes
+    from stepwell_cli.dev.plan import Plan, Wanted
+    from stepwell_cli.dev.report import Report
+    from stepwell_cli.engine import Engine
+
+PERIOD = 0.5  # seconds between two looks
+SOON = 0.1  # seconds, while a file is being written
+SHARE = 0.1  # of the time, at most, is spent on looking
+
+
+class Manifests:
+    """The files on disk, read as far as they changed. ``read`` blocks, and belongs into a thread."""
+
+    def __init__(self, paths: Sequence[Path], secrets: Sequence[Path], report: Report) -> None:
+        self._watch = Watch(lambda: signatures([*secrets, *paths]))
+        self._report = report
+        self._noted: set[str] = set()
+        self.catalogue = Catalogue(map(str, secrets))
+
+    def read(self) -> Changes:
+        """Look once, and take what changed into the catalogue."""
+        changes = self._watch.changes()
+        if changes.changed or changes.gone:
+            before = self.catalogue.bad
+            there = [name for name in sorted(changes.changed) if Path(name).exists()]
+            self.catalogue.update({name: load(name) for name in there}, changes.gone)
+            self._tell(before, changes.changed)
+        return changes
+
+    def _tell(self, before: dict[str, tuple[Problem, ...]], changed: Collection[str]) -> None:
+        bad = self.catalogue.bad
+        for name in sorted(bad):
+            if name in changed or before.get(name) != bad[name]:
+                for problem in bad[name]:
+                    self._report.problem(problem)
+        for name in sorted(before.keys() - bad.keys()):
+            self._report.event("sound", name, "what was wrong is gone", file=name)
+        for document in self.catalogue.documents:
+            if document.kind == "WorkflowRun" and document.file not in self._noted:
+                self._noted.add(document.file)
+                text = "`stepwell dev` starts no WorkflowRun of a manifest"
+                self._report.event("note", f"{document.file}:{document.line}", text, file=document.file)
+
+
+class Sync:
+    """``active`` is what stands in the database and is ours to withdraw, with the hash and number of its revision."""
+
+    def __init__(self, manifests: Manifests, secrets: LocalSecrets, report: Report) -> None:
+        self._manifests = manifests
+        self._secrets = secrets
+        self._report = report
+        self._planner = Planner()
+        self._active: dict[Identity, bytes] = {}
+        self._revisions: dict[Identity, int] = {}
+        self._files: dict[Identity, str] = {}
+        self._held: frozenset[Identity] = frozenset()
+        self._trouble = ""
+
+    async def begin(self, store: WorkflowStore, *, sole: bool) -> None:
+        """Learn what stands in the database. ``sole``: nobody else keeps workflows there, so all of it is ours."""
+        asked = wanted(self._manifests.catalogue.documents)
+        for standing in await store.standing():
+            name = Identity(standing.namespace, standing.name)
+            if sole or name in asked:
+                self._active[name] = standing.hash
+                self._revisions[name] = standing.revision_id
+            if name in asked and asked[name].hash == standing.hash:
+                self._say("unchanged", name, asked[name])
+
+    async def run(self, engine: Engine, store: WorkflowStore) -> None:
+        """Look, read and carry out, for ever; cancelled to stop."""
+        while True:
+            began = time.monotonic()
+            try:
+                waiting = await self.step(engine, store)
+            except StepwellError as exc:
+                waiting = False
+                if str(exc) != self._trouble:
+                    self._report.event("waiting", "manifests", f"not applied yet: {exc}")
+                self._trouble = str(exc)
+            else:
+                self._trouble = ""
+            pause = SOON if waiting else PERIOD
+            await asyncio.sleep(max(pause, (time.monotonic() - began) / SHARE))
+
+    async def step(self, engine: Engine, store: WorkflowStore) -> bool:
+        """One look; whether another one should follow soon."""
+        changes = await asyncio.to_thread(self._manifests.read)
+        catalogue = self._manifests.catalogue
+        if changes.changed or changes.gone:
+            self._secrets.replace(catalogue.documents)
+        asked = wanted(catalogue.documents)
+        plan = self._planner.plan(asked, self._active, catalogue.bad, time.monotonic())
+        self._tell_held(plan, sorted(catalogue.bad))
+        await self._carry_out(plan, engine, store)
+        self._files |= {name: item.document.file for name, item in asked.items()}
+        return changes.unsettled or plan.waiting
+
+    async def _carry_out(self, plan: Plan, engine: Engine, store: WorkflowStore) -> None:
+        for item in plan.apply:
+            name = Identity(item.document.namespace, item.document.name)
+            applied = await engine.apply(item.document, item.workflow)
+            self._active[name], self._revisions[name] = item.hash, applied.revision_id
+            self._say("applied", name, item)
+        for name in plan.withdraw:
+            await store.withdraw(name.namespace, name.name)
+            del self._active[name], self._revisions[name]
+            where = self._files.pop(name, "")
+            text = f"{_lost(where)}; runs that were accepted go on"
+            self._report.event("withdrawn", str(name), text, workflow=str(name), file=where or None)
+
+    def _say(self, word: str, name: Identity, item: Wanted) -> None:
+        revision, document = self._revisions[name], item.document
+        place = f"{document.file}:{document.line}"
+        asleep = ", suspended" if item.workflow.spec.suspend else ""
+        fields = {"workflow": str(name), "revision": revision, "file": document.file, "line": document.line}
+        self._report.event(word, str(name), f"revision {revision}{asleep}, {place}", **fields)
+
+    def _tell_held(self, plan: Plan, bad: Sequence[str]) -> None:
+        for name in sorted(frozenset(plan.held) - self._held):
+            text = f"is in no manifest now, and is withdrawn once {', '.join(bad)} is sound"
+            self._report.event("kept", str(name), text, workflow=str(name))
+        self._held = frozenset(plan.held)
+
+
+def _lost(file: str) -> str:
+    if not file:
+        return "no manifest holds it"
+    return f"{file} holds it no more" if Path(file).exists() else f"{file} is gone"
