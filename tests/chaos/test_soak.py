@@ -71,6 +71,7 @@ class Nemesis:
 
     async def leave(self) -> None:
         leaving = self.luck.choice(self.up())
+        await self.system.registered(leaving)  # a process that is only just starting ends by the signal itself
         leaving.signal(signal.SIGTERM)
         await self.system.struck("SIGTERM of a worker")
         await self.system.worker(ready=False)
