@@ -168,7 +168,7 @@ class Stage:
     async def query(self, query: LiteralString, *params: object) -> list[dict[str, Any]]:
         """Rows of any question."""
         async with self._watcher.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(query, params, prepare=False)
+            await cursor.execute(query, params or None, prepare=False)
             return await cursor.fetchall() if cursor.description else []
 
     async def run(self, run_id: str) -> dict[str, Any]:

@@ -129,8 +129,8 @@ async def test_no_statement_leaves_anything_with_its_session(database: str) -> N
             assert liveness._execute("SELECT name FROM pg_prepared_statements", {}) == []
         left = "SELECT name FROM pg_prepared_statements UNION ALL SELECT name FROM pg_settings WHERE source = 'session'"
         assert await side.session.execute(left) == []
-        assert await side.session.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
-        assert await side.session.execute("SELECT FROM pg_class WHERE relpersistence = 't'") == []
+        assert await side.session.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+        assert await side.session.execute("SELECT 1 FROM pg_class WHERE relpersistence = 't'") == []
 
 
 async def every_statement(stage: Stage, side: Side, worker: int) -> None:
@@ -239,5 +239,5 @@ async def test_expired_runs_and_their_steps_are_hidden_at_once(database: str) ->
     async with staged(database) as stage:
         run = await recorded(stage, step(), end={"retain": -3600.0})
         for view, column in ("workflow_runs", "id"), ("step_runs", "run_id"):
-            assert await stage.query(f"SELECT FROM {view} WHERE {column} = %s", run.id) == []  # type: ignore[arg-type]
+            assert await stage.query(f"SELECT 1 FROM {view} WHERE {column} = %s", run.id) == []  # type: ignore[arg-type]
         assert await stage.steps(run.id) == ["charge"]

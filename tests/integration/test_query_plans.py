@@ -305,7 +305,7 @@ async def _updates(stage: Stage, side: Side) -> tuple[int, int]:
     await stage.query("SELECT pg_stat_clear_snapshot()")
     (row,) = await stage.query(
         "SELECT sum(n_tup_upd)::bigint AS updated, sum(n_tup_hot_upd)::bigint AS hot"
-        " FROM pg_stat_user_tables WHERE relname LIKE 'runs%%'"
+        " FROM pg_stat_user_tables WHERE relname LIKE 'runs%'"
     )
     return row["updated"], row["hot"]
 
