@@ -56,6 +56,17 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OperationsSettings:
+    """Where a process shows its metrics and its health."""
+
+    port: int = 9090
+    """``STEPWELL_METRICS_PORT``: the port of ``/metrics``, ``/healthz`` and ``/readyz``; 0: none. Default 9090."""
+
+    address: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from other machines
+    """``STEPWELL_METRICS_ADDRESS``: the address that it binds. Default 0.0.0.0, every IPv4 address."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that Stepwell's processes read from the environment."""
 
@@ -74,8 +85,12 @@ class Settings:
     allow_loopback: bool = False
     """``STEPWELL_ALLOW_LOOPBACK``: whether ``httpCall`` may reach 127.0.0.0/8 and ::1. Only local mode sets it."""
 
+    http_proxy: str | None = None
+    """``STEPWELL_HTTP_PROXY``: ``http://[user:password@]host:port``, where the cluster is left through a proxy only."""
+
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     logs: LogSettings = field(default_factory=LogSettings)
+    operations: OperationsSettings = field(default_factory=OperationsSettings)
 
 
 def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "INFO") -> Settings:
@@ -97,6 +112,7 @@ def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "I
         redis_prefix=environment.get("STEPWELL_REDIS_PREFIX") or "stepwell",
         idempotency=value("STEPWELL_IDEMPOTENCY", 86_400.0, parse_duration),
         allow_loopback=value("STEPWELL_ALLOW_LOOPBACK", False, _switch),  # noqa: FBT003 - the default
+        http_proxy=environment.get("STEPWELL_HTTP_PROXY") or None,
         worker=WorkerSettings(
             slots=value("STEPWELL_SLOTS", 200, _positive),
             grace=value("STEPWELL_GRACE", 45.0, parse_duration),
@@ -108,6 +124,10 @@ def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "I
             format=value("STEPWELL_LOG", "text", _one_of("text", "json")),
             level=value("STEPWELL_LOG_LEVEL", default_level, _one_of("DEBUG", "INFO", "WARNING", "ERROR")),
         ),
+        operations=OperationsSettings(
+            port=value("STEPWELL_METRICS_PORT", 9090, _port),
+            address=environment.get("STEPWELL_METRICS_ADDRESS") or "0.0.0.0",  # noqa: S104
+        ),
     )
 
 
@@ -115,6 +135,14 @@ def _positive(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 10_000:
         message = "must be between 1 and 10000"
+        raise ValueError(message)
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65_535:
+        message = "must be between 0 and 65535"
         raise ValueError(message)
     return number
 

@@ -51,13 +51,11 @@ def workers(number: int, dsn: str, url: str, **settings: str) -> Iterator[list[i
         "DATABASE_URL": dsn,
         "REDIS_URL": url,
         "STEPWELL_ALLOW_LOOPBACK": "true",
+        "STEPWELL_METRICS_PORT": "0",
+        "STEPWELL_METRICS_PORT": "0",
         **settings,
     }
-    command = [
-        sys.executable,
-        "-c",
-        "from stepwell import settings; from stepwell_worker import process; process.main(settings.read())",
-    ]
+    command = [str(Path(sys.executable).with_name("stepwell")), "worker"]
     started = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(number)]
     try:
         yield [p.pid for p in started]

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 
 import uvloop
 
 from stepwell.actions.registry import default_actions
-from stepwell.adapters.http.client import AiohttpClient
-from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.adapters.http.outgoing import http_clients
 from stepwell.adapters.postgres.migrate import pending
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.domain.errors import UnavailableError, UsageError
 from stepwell.engine.backoff import Backoff
+from stepwell.engine.observer import Observer, Several
+from stepwell.metrics.worker import WorkerMetrics
+from stepwell.run_log import RunLog
 from stepwell.settings import Settings
+from stepwell_worker.health import measure_lag, serving
+from stepwell_worker.status import Status
 from stepwell_worker.worker import Worker
 
 SCHEMA_PATIENCE = 10.0  # seconds that a look at the schema's version may take
@@ -38,14 +43,26 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    if not await _schema_is_there(settings.database_url, stopping):
-        return
-    queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
-    policy = AddressPolicy(allow_loopback=settings.allow_loopback)
-    async with AiohttpClient(policy) as http:
+    status = Status()
+    metrics = WorkerMetrics(status.reading)
+    async with serving(settings.operations, metrics.registry, status.missing):
+        lag = asyncio.ensure_future(measure_lag(metrics.lagged))
+        try:
+            if await _schema_is_there(settings.database_url, status, stopping):
+                await _live(settings, settings.redis_url, Several(metrics, RunLog()), status, stopping)
+        finally:
+            lag.cancel()
+
+
+async def _live(
+    settings: Settings, redis_url: str, observer: Observer, status: Status, stopping: asyncio.Event
+) -> None:
+    """One worker after another: the next where one was declared dead."""
+    queue = ReadyQueue(redis_url, settings.redis_prefix)
+    async with http_clients(settings, os.environ) as http:
         actions = default_actions(http)
         while not stopping.is_set():
-            worker = Worker(settings, queue, actions)
+            worker = Worker(settings, queue, actions, observer=observer, status=status)
             watcher = asyncio.ensure_future(stopping.wait())
             watcher.add_done_callback(worker.stop)
             try:
@@ -56,7 +73,7 @@ async def serve(settings: Settings) -> None:
     await queue.close()
 
 
-async def _schema_is_there(dsn: str, stopping: asyncio.Event) -> bool:
+async def _schema_is_there(dsn: str, status: Status, stopping: asyncio.Event) -> bool:
     """Wait for the schema that this version writes, because nothing may be claimed before. False: stopped meanwhile."""
     backoff = Backoff(initial=0.2, maximum=5.0)
     while not stopping.is_set():
@@ -64,11 +81,13 @@ async def _schema_is_there(dsn: str, stopping: asyncio.Event) -> bool:
             async with asyncio.timeout(SCHEMA_PATIENCE):
                 missing = await pending(dsn)
         except (UnavailableError, TimeoutError) as exc:
-            log.warning("%s", str(exc) or "PostgreSQL did not answer")
+            status.schema = str(exc) or "PostgreSQL did not answer"
         else:
             if not missing:
+                status.schema = None
                 return True
-            log.warning("the database lacks the migrations %s; run `stepwell migrate`", ", ".join(missing))
+            status.schema = f"the database lacks the migrations {', '.join(missing)}; run `stepwell migrate`"
+        log.warning("%s", status.schema)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), backoff.next())
     return False
