@@ -225,9 +225,10 @@ $$;
 
 -- A page of the live runs after a place.
 CREATE FUNCTION live_page(after_namespace text, after_id uuid, page integer)
-RETURNS TABLE (id uuid, namespace text, priority smallint, created_at timestamptz, status text, suspicion smallint)
+RETURNS TABLE (id uuid, namespace text, priority smallint, created_at timestamptz, started_at timestamptz, status text,
+               suspicion smallint)
 LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
-  SELECT r.id, r.namespace, r.priority, r.created_at, r.status, r.suspicion FROM runs r
+  SELECT r.id, r.namespace, r.priority, r.created_at, r.started_at, r.status, r.suspicion FROM runs r
   WHERE r.finished_at IS NULL AND (r.namespace, r.id) > (after_namespace, after_id)
   ORDER BY r.namespace, r.id LIMIT page
 $$;

@@ -455,6 +455,7 @@ async def drill(
     prefix = f"drill-{secrets.token_hex(4)}"
     environment = {name: value for name, value in os.environ.items() if not _STEERING.match(name)} | HURRY | settings
     environment |= {
+        "STEPWELL_METRICS_PORT": "0",
         "DATABASE_URL": worker_dsn or dsn,
         "REDIS_URL": worker_url or url,
         "STEPWELL_REDIS_PREFIX": prefix,

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from stepwell.domain.trace import trace_id
+from stepwell.engine.current import log_fields
+
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -52,6 +55,8 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_extra(record),
         }
+        if isinstance(run := entry.get("run"), str):
+            entry.setdefault("trace", trace_id(run))
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(entry, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
@@ -63,5 +68,5 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    """The fields that the caller gave as ``extra=``."""
-    return {key: value for key, value in vars(record).items() if key not in _ORDINARY}
+    """The fields of the attempt within which it was logged, and those that the caller gave as ``extra=``."""
+    return log_fields() | {key: value for key, value in vars(record).items() if key not in _ORDINARY}

@@ -248,7 +248,7 @@ def test_processes_say_what_they_miss(command: str) -> None:
 
 
 def test_a_worker_logs_json_and_drains_on_sigterm(database: str, redis_url: str) -> None:
-    env = {"DATABASE_URL": database, "REDIS_URL": redis_url, "STEPWELL_LOG": "json"}
+    env = {"DATABASE_URL": database, "REDIS_URL": redis_url, "STEPWELL_LOG": "json", "STEPWELL_METRICS_PORT": "0"}
     with started("worker", env=env) as worker, psycopg.connect(database, autocommit=True) as connection:
         eventually_sync(lambda: connection.execute("SELECT 1 FROM workers").fetchone(), 20)
         worker.send_signal(signal.SIGTERM)

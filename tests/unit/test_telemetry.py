@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stepwell.domain.action import Call
+from stepwell.engine.current import CALL
 from stepwell.settings import LogSettings
 from stepwell.telemetry import setup_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def _as_it_was() -> Iterator[None]:
 def written(form: str, capsys: pytest.CaptureFixture[str], level: str = "INFO") -> str:
     setup_logging(LogSettings(form, level))
     log = logging.getLogger("stepwell.test")
-    log.info("a run of %s\nended", "default/welcome", extra={"run": "r1"})
+    log.info("a run of %s\nended", "default/welcome", extra={"run": RUN})
     try:
         raise ValueError("broken")
     except ValueError:
@@ -39,7 +43,7 @@ def written(form: str, capsys: pytest.CaptureFixture[str], level: str = "INFO") 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     shown = written("text", capsys)
     assert "Z INFO    stepwell.test: a run of default/welcome" in shown
-    assert "run=r1" in shown
+    assert f"run={RUN}\n" in shown
     assert shown.endswith("ValueError: broken\n")
 
 
@@ -50,9 +54,22 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
         "level": "INFO",
         "logger": "stepwell.test",
         "message": "a run of default/welcome\nended",
-        "run": "r1",
+        "run": RUN,
+        "trace": RUN.replace("-", ""),
     }
     assert second["exception"].endswith("ValueError: broken")
+
+
+def test_what_is_logged_within_an_attempt_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    token = CALL.set(Call("growth", "welcome", RUN, "notify", 2, 30.0, f"{RUN}/notify"))
+    try:
+        setup_logging(LogSettings("json"))
+        logging.getLogger("a.library").warning("something", extra={"attempt": 3})
+    finally:
+        CALL.reset(token)
+    entry = json.loads(capsys.readouterr().err)
+    expected = {"run": RUN, "namespace": "growth", "workflow": "welcome", "step": "notify", "attempt": 3}
+    assert expected.items() <= entry.items()
 
 
 def test_the_level(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from stepwell.engine.clock import Clock
 from stepwell.engine.dispatch import Dispatcher
 from stepwell.engine.execution import Execution
 from stepwell.engine.maintenance.audit import WaitingAudit
+from stepwell.engine.maintenance.gauges import QueueGauges
 from stepwell.engine.maintenance.job import Job
 from stepwell.engine.maintenance.leader import Leader
 from stepwell.engine.maintenance.offers import Offers
@@ -30,6 +31,7 @@ from stepwell.engine.maintenance.readd import ReAdder
 from stepwell.engine.maintenance.reaper import Reaper
 from stepwell.engine.maintenance.retention import Retention
 from stepwell.engine.maintenance.timers import Timers
+from stepwell.engine.observer import SILENT, Observer
 from stepwell.engine.ports import Kept, RunStore
 from stepwell.engine.revisions import Revisions
 from stepwell.engine.trust import Trust
@@ -37,6 +39,7 @@ from stepwell.settings import Settings
 from stepwell.version import VERSION
 from stepwell_worker.heartbeat import Heartbeat
 from stepwell_worker.ownership import OwnershipAudit
+from stepwell_worker.status import Life, Status
 
 RESIGNING = 2.0  # seconds that giving up the lease may take beyond the drain
 
@@ -55,6 +58,8 @@ class Worker:
         actions: Actions,
         *,
         on_left: Callable[[Execution, Kept | None], None] | None = None,
+        observer: Observer = SILENT,
+        status: Status | None = None,
     ) -> None:
         if settings.database_url is None:
             message = "DATABASE_URL is not set"
@@ -64,6 +69,8 @@ class Worker:
         self._queue = queue
         self._actions = actions
         self._on_left = on_left
+        self._observer = observer
+        self._status = status or Status()
         self._stop = asyncio.Event()
         self._dead = False
         self.dispatcher: Dispatcher | None = None
@@ -98,8 +105,10 @@ class Worker:
                 on_dead=lambda: _call(loop, self._declared_dead),
                 period=self._settings.worker.heartbeat,
             )
-            leader = self._leader(PostgresUpkeepStore(upkeep), worker)
+            upkeep_store = PostgresUpkeepStore(upkeep)
+            leader = self._leader(upkeep_store, worker)
             await asyncio.to_thread(heartbeat.start)
+            self._status.life = Life(self._settings.worker.slots, trust, dispatcher, leader)
             tasks = [
                 loop.create_task(work, name=name)
                 for name, work in (
@@ -111,6 +120,7 @@ class Worker:
                     ("cancels", self._hear_cancels(dispatcher)),
                     ("suspects", dispatcher.run_suspects()),
                     ("ownership", OwnershipAudit(store, dispatcher, worker).run()),
+                    ("partitions", self._status.watch_partitions(upkeep_store)),
                 )
             ]
             try:
@@ -119,6 +129,7 @@ class Worker:
                 if not self._dead:
                     await self._drain(dispatcher, leader)
             finally:
+                self._status.life = None
                 await _end(tasks)
                 for execution in list(dispatcher.active.values()):
                     execution.abandon()
@@ -146,6 +157,7 @@ class Worker:
             trust=trust,
             slots=self._settings.worker.slots,
             on_left=self._on_left,
+            observer=self._observer,
         )
 
     def _leader(self, store: PostgresUpkeepStore, worker: int) -> Leader:
@@ -153,11 +165,12 @@ class Worker:
         silence = self._settings.worker.silence
         jobs: list[Job] = [
             Timers(store, offers),
-            Reaper(store, offers, silence=silence),
+            Reaper(store, offers, silence=silence, observer=self._observer),
             ReAdder(store, offers, self._queue),
-            WaitingAudit(store, offers),
+            WaitingAudit(store, offers, self._observer),
             Partitions(store),
             Retention(store),
+            QueueGauges(store, self._observer),
         ]
         return Leader(store, worker, jobs, term=silence / 2)
 

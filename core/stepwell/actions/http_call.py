@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +14,7 @@ from stepwell.actions.http_render import RequestTemplate
 from stepwell.domain.action import Outcome
 from stepwell.domain.http import HttpRequest
 from stepwell.domain.retry import RetryPolicy, StepFailure
+from stepwell.domain.trace import span_id, trace_id
 
 if TYPE_CHECKING:
     from stepwell.domain.action import Call, Compiler, EffectAction, Shape
@@ -192,9 +192,5 @@ def addressed(request: HttpRequest, call: Call) -> HttpRequest:
 
 
 def traceparent(call: Call) -> str:
-    """W3C Trace Context, level 1. The trace is the run (its id, for a UUID) and the span the step, at every attempt."""
-    trace = call.run_id.replace("-", "").lower()
-    if len(trace) != 32 or not set(trace) <= set("0123456789abcdef"):
-        trace = hashlib.blake2b(call.run_id.encode(), digest_size=16).hexdigest()
-    span = hashlib.blake2b(call.idempotency_key.encode(), digest_size=8).hexdigest()
-    return f"00-{trace}-{span}-01"
+    """The header of W3C Trace Context: the trace is the run, the span the step."""
+    return f"00-{trace_id(call.run_id)}-{span_id(call.idempotency_key)}-01"

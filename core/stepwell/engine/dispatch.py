@@ -16,6 +16,7 @@ from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
 from stepwell.engine.execution import FRESH, Execution
 from stepwell.engine.journal import Journal
+from stepwell.engine.observer import SILENT, Observer
 from stepwell.engine.ports import ClaimedRun, FlushEntry, Kept, ReadyQueue, ReadyRun, RecordedAttempt, RunStore
 from stepwell.engine.revisions import LoadedRevision, Revisions
 from stepwell.engine.trust import Trust
@@ -53,6 +54,7 @@ class Dispatcher:
         trust: Trust,
         slots: int,
         on_left: Callable[[Execution, Kept | None], None] | None = None,
+        observer: Observer = SILENT,
     ) -> None:
         self._worker = worker
         self._store = store
@@ -62,6 +64,7 @@ class Dispatcher:
         self._trust = trust
         self._slots = slots
         self._on_left = on_left
+        self._observer = observer
         self.journal = Journal(self._flush)
         self.active: dict[str, Execution] = {}
         self._busy: set[Execution] = set()
@@ -85,6 +88,11 @@ class Dispatcher:
     def busy(self) -> int:
         """How many slots are held."""
         return len(self._busy)
+
+    @property
+    def with_queue(self) -> bool:
+        """Whether runs come by way of Redis."""
+        return self._returning is None or self._returning.done()
 
     # -- taking and claiming -----------------------------------------------------------------------------------------
 
@@ -223,7 +231,9 @@ class Dispatcher:
             self._empty.clear()
             if run.suspicion:
                 self._suspect = execution
-            execution.advance(confirmed=self._clock.micros() - asked <= FRESH)
+            now = self._clock.micros()
+            self._observer.begun(run, now)
+            execution.advance(confirmed=now - asked <= FRESH)
 
     async def _history(self, ids: list[str]) -> dict[str, list[RecordedAttempt]]:
         history: dict[str, list[RecordedAttempt]] = {}
@@ -237,7 +247,8 @@ class Dispatcher:
         try:
             return await self._patiently(lambda: self._revisions.get(run.revision_id))
         except (ManifestError, NotFoundError) as exc:
-            log.error("revision %d cannot run on this worker: %s", run.revision_id, exc)  # noqa: TRY400
+            about = {"run": run.id, "namespace": run.namespace}
+            log.error("revision %d cannot run on this worker: %s", run.revision_id, exc, extra=about)  # noqa: TRY400
             self._store.unsupported.add(run.revision_id)
             await self._patiently(lambda: self._store.hand_back(self._worker, {run.id: run.fence}))
             return None
@@ -365,7 +376,9 @@ class Dispatcher:
             log.warning("%d runs wait to be offered again: %s", len(items), exc)
 
     async def _flush(self, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
+        began = time.monotonic()
         kept = await self._store.flush(self._worker, entries)
+        self._observer.flushed(entries, kept, self.active, time.monotonic() - began)
         self._freed.set()  # the backlog is shorter
         return kept
 

@@ -19,6 +19,7 @@ from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Step
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.crashpoints import crashpoint
+from stepwell.engine.current import CALL
 from stepwell.engine.failures import as_failure, error_document
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, Kept, Park, RecordedAttempt
 from stepwell.engine.results import Results
@@ -242,6 +243,7 @@ class Execution:
             timeout=step.timeout,
             idempotency_key=f"{self.run.id}/{step.name}",
         )
+        CALL.set(call)
         limit = asyncio.timeout(step.timeout + ATTEMPT_GRACE)
         try:
             async with limit:
@@ -382,7 +384,8 @@ class Execution:
         self._end_broken("RecordRefused", f"the result could not be stored: {message}")
 
     def _defect(self, exc: Exception) -> None:
-        log.error("run %s cannot go on", self.run.id, exc_info=exc)
+        about = {"run": self.run.id, "namespace": self.loaded.namespace, "workflow": self.loaded.workflow}
+        log.error("run %s cannot go on", self.run.id, exc_info=exc, extra=about)
         self._end_broken("InternalError", f"the run could not go on: {type(exc).__name__}: {exc}")
 
     def _end_broken(self, reason: str, message: str) -> None:

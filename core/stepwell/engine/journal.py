@@ -107,12 +107,12 @@ class Journal:
             try:
                 writer.flushed(kept.get(entry.run_id))
             except Exception:  # one writer's defect must not keep the others from their answers
-                log.exception("run %s could not take its answer", entry.run_id)
+                log.exception("run %s could not take its answer", entry.run_id, extra={"run": entry.run_id})
 
     async def _halve(self, batch: list[tuple[Writer, FlushEntry]], refusal: DataRefusedError) -> None:
         if len(batch) == 1:
             writer, entry = batch[0]
-            log.error("run %s: its records were refused: %s", entry.run_id, refusal)
+            log.error("run %s: its records were refused: %s", entry.run_id, refusal, extra={"run": entry.run_id})
             writer.refused(str(refusal))
             return
         middle = len(batch) // 2

@@ -232,6 +232,17 @@ class Reaped(NamedTuple):
     suspect: bool
 
 
+class LiveCount(NamedTuple):
+    """Live runs of a namespace in a status; ``oldest`` is the age in seconds of the oldest queued one that never started,
+    0 without one.
+    """
+
+    namespace: str
+    status: str
+    runs: int
+    oldest: float
+
+
 class UpkeepStore(Protocol):
     """What the leader's jobs do to the database. Each is guarded, so that two leaders do no harm."""
 
@@ -265,6 +276,9 @@ class UpkeepStore(Protocol):
         """Of a page of ``limit`` live runs, by namespace and id, those that have been queued for two seconds; and where
         the next page begins (None: there is none).
         """
+
+    async def live_counts(self, after: tuple[str, str], limit: int) -> tuple[list[LiveCount], tuple[str, str] | None]:
+        """What a page of ``limit`` live runs, by namespace and id, consists of; and where the next page begins."""
 
     async def stranded(self) -> list[str]:
         """Waiting runs that nothing would ever wake."""

@@ -8,7 +8,7 @@ from stepwell.adapters.postgres import queries
 from stepwell.adapters.postgres.run_store import claims_set, uuid_array
 from stepwell.adapters.postgres.session import Row, Session
 from stepwell.domain.errors import ConflictError
-from stepwell.engine.ports import PRIORITIES, ReadyRun, Reaped
+from stepwell.engine.ports import PRIORITIES, LiveCount, ReadyRun, Reaped
 
 _SQL = queries.load("maintenance")
 _RUNS = queries.load("runs")
@@ -72,6 +72,13 @@ class PostgresUpkeepStore:
         rows = await self._session.execute(_SQL["queued_page"], {"namespace": namespace, "id": run_id, "limit": limit})
         full = bool(rows) and rows[-1][5] == limit
         return _ready(rows), (rows[-1][1], rows[-1][0]) if full else None
+
+    async def live_counts(self, after: tuple[str, str], limit: int) -> tuple[list[LiveCount], tuple[str, str] | None]:
+        """See UpkeepStore."""
+        namespace, run_id = after
+        rows = await self._session.execute(_SQL["live_counts"], {"namespace": namespace, "id": run_id, "limit": limit})
+        counts = [LiveCount(row[0], row[1], row[2], max(0.0, row[3])) for row in rows]
+        return counts, (rows[0][5], rows[0][6]) if rows and rows[0][4] else None
 
     async def stranded(self) -> list[str]:
         """See UpkeepStore."""

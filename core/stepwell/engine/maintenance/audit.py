@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.observer import SILENT, Observer
 from stepwell.engine.ports import UpkeepStore
 
 PERIOD = 60.0  # seconds
@@ -18,8 +19,9 @@ class WaitingAudit:
 
     name = "waiting-audit"
 
-    def __init__(self, store: UpkeepStore, offers: Offers) -> None:
+    def __init__(self, store: UpkeepStore, offers: Offers, observer: Observer = SILENT) -> None:
         self._store = store
+        self._observer = observer
         self._offers = offers
         self.stranded = 0
 
@@ -32,7 +34,9 @@ class WaitingAudit:
         for first in range(0, len(stranded), BATCH):
             woken = await self._store.wake_stranded(stranded[first : first + BATCH])
             for run in woken:
-                log.error("run %s waited for nothing and was woken; please report this", run.id)
+                about = {"run": run.id, "namespace": run.namespace}
+                log.error("run %s waited for nothing and was woken; please report this", run.id, extra=about)
             self.stranded += len(woken)
+            self._observer.stranded(woken)
             await self._offers.add(woken)
         return PERIOD

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from stepwell.domain.errors import StepwellError
 from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.observer import SILENT, Observer
 from stepwell.engine.ports import Reaped, UpkeepStore
 
 SILENCE = 20.0  # seconds
@@ -39,11 +40,13 @@ class Reaper:
         offers: Offers,
         *,
         silence: float = SILENCE,
+        observer: Observer = SILENT,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._offers = offers
         self._silence = silence
+        self._observer = observer
         self._monotonic = monotonic
         self._seen: dict[int, tuple[int, float]] = {}
         self._watched = 0.0
@@ -106,13 +109,16 @@ class Reaper:
             for item in reaped:
                 _tell(item)
             self.recoveries += len(reaped)
+            self._observer.recovered(reaped)
             await self._offers.add([item.run for item in reaped if item.status == "queued" and not item.suspect])
 
 
 def _tell(item: Reaped) -> None:
+    about = {"run": item.run.id, "namespace": item.run.namespace}
     if item.status == "failed":
-        log.error("run %s ended: %d workers died while they executed it", item.run.id, DEATHS)
+        log.error("run %s ended: %d workers died while they executed it", item.run.id, DEATHS, extra=about)
     elif item.suspect:
-        log.warning("run %s was left by a dead worker without progress; it is executed under suspicion", item.run.id)
+        message = "run %s was left by a dead worker without progress; it is executed under suspicion"
+        log.warning(message, item.run.id, extra=about)
     else:
-        log.info("run %s was left by a dead worker and is %s", item.run.id, item.status)
+        log.info("run %s was left by a dead worker and is %s", item.run.id, item.status, extra=about)

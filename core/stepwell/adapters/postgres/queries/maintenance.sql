@@ -104,6 +104,20 @@ FROM (
 WHERE l.offered OR l.place = l.looked_at
 ORDER BY l.place;
 
+-- name: live_counts
+-- A page of the live runs by namespace and id, counted; every row says where the page ends and whether it was full.
+WITH page AS MATERIALIZED (
+  SELECT * FROM live_page(%(namespace)s, %(id)s::uuid, %(limit)s)
+), last AS MATERIALIZED (
+  SELECT p.namespace, p.id FROM page p ORDER BY p.namespace DESC, p.id DESC LIMIT 1
+)
+SELECT p.namespace, p.status, count(*),
+  coalesce(extract(epoch FROM clock_timestamp()
+    - min(p.created_at) FILTER (WHERE p.status = 'queued' AND p.started_at IS NULL)), 0)::double precision,
+  (SELECT count(*) FROM page) = %(limit)s, (SELECT l.namespace FROM last l), (SELECT l.id::text FROM last l)
+FROM page p
+GROUP BY p.namespace, p.status;
+
 -- name: stranded
 -- The audit: a waiting run always has a timer. One without lost its wake, which must never happen.
 SELECT r.id::text FROM runs r

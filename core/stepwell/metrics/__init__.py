@@ -1,0 +1,1 @@
+"""Metrics in the form of Prometheus; docs/metrics.md lists them."""
