@@ -85,6 +85,36 @@ def run(
 
 
 @app.command()
+def dev(
+    paths: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH]…", help="Manifests, or directories with manifests. Default: .")
+    ] = None,
+    secrets: Annotated[
+        list[str] | None,
+        typer.Option("--secrets", metavar="FILE", help="Secrets in Kubernetes' form; may be given several times."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run the whole system on this machine, over the manifests in PATH, until Ctrl-C.
+
+    Every *.yaml and *.yml in PATH that holds a Workflow is applied, now and whenever it changes; a file without one is
+    passed over, and so are hidden and vendored directories. A bad manifest is shown as `file:line: path: message`, and its
+    last good version goes on. A workflow that is in no manifest any more is withdrawn: runs that were accepted end.
+    Secrets among the manifests serve the steps, and are kept in memory only. A WorkflowRun in a manifest, and triggers,
+    start nothing.
+
+    PostgreSQL and Valkey are started with data in .stepwell/ of the current folder, unless DATABASE_URL and REDIS_URL name
+    running ones. While this runs, `stepwell run` and `stepwell runs` in this folder, or below it, use it. The first Ctrl-C
+    lets the steps in flight end, the second one does not; runs that have not ended go on at the next start, and also after
+    a crash.
+    """
+    from stepwell_cli.dev.command import Options
+    from stepwell_cli.dev.command import dev as execute
+
+    raise typer.Exit(execute(Options(paths or (".",), secrets or (), json)))
+
+
+@app.command()
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Manifests; - reads stdin.")],
     json: Json = False,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SINGLY = 20  # events that came together, beyond which they are summed up
 FAILURES = 5  # failures among those that are shown nevertheless
+WAITED = 5.0  # seconds in the queue that are worth a word
 PAUSE = 0.05  # seconds in which events gather
 MESSAGE = 300  # characters
 
@@ -57,11 +58,16 @@ class Feed(Silent):
         """See Observer. A run that was parked begins again; that is no news."""
         if run.id not in self.live:
             self.live.add(run.id)
-            text = f"from {run.trigger}" if run.trigger != "api" else ""
+            waited = (now - run.created_at) / 1e6
+            text = f"after {waited:.0f} s in the queue" if run.claims == 1 and waited > WAITED else ""
             self._add(RunEvent("started" if run.claims == 1 else "resumed", run.id, run.workflow_id, text))
 
     def flushed(
-        self, entries: Sequence[FlushEntry], kept: Mapping[str, Kept], active: Mapping[str, Execution], seconds: float
+        self,
+        entries: Sequence[FlushEntry],
+        kept: Mapping[str, Kept],
+        active: Mapping[str, Execution],
+        seconds: float,  # noqa: ARG002 - how long the flush took
     ) -> None:
         """See Observer."""
         for entry in entries:

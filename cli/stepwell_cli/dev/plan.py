@@ -66,8 +66,13 @@ class Planner:
         self, asked: Mapping[Identity, Wanted], active: Mapping[Identity, bytes], bad: Collection[str], now: float
     ) -> Plan:
         """``active`` are the workflows that stand in the database, with the hash of their revision."""
-        apply = tuple(item for name, item in asked.items() if active.get(name) != item.hash)
+        apply = tuple(item for name, item in sorted(asked.items(), key=_place) if active.get(name) != item.hash)
         self._missed = {name: self._missed.get(name, now) for name in sorted(active.keys() - asked.keys())}
         over = tuple(name for name, since in self._missed.items() if now - since >= GRACE)
         waiting = len(over) < len(self._missed)
         return Plan(apply, (), over, waiting=waiting) if bad else Plan(apply, over, (), waiting=waiting)
+
+
+def _place(entry: tuple[Identity, Wanted]) -> tuple[str, int]:
+    document = entry[1].document
+    return document.file, document.line

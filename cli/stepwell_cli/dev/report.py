@@ -50,8 +50,8 @@ class Lines:
         line = Text.assemble(
             (f"{datetime.now().astimezone():%H:%M:%S}  ", "dim"), (f"{word:<9}  ", _STYLES.get(word, ""))
         )
-        line.append(plain(subject), "bold")
-        line.append(f"  {plain(text)}" if text else "")
+        line.append(f"{plain(subject)}  " if subject and text else plain(subject), "bold")
+        line.append(plain(text))
         line.highlight_regex(_ID, "dim")
         stderr().print(line)
 

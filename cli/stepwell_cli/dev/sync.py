@@ -14,7 +14,7 @@ from stepwell_cli.dev.plan import Identity, Planner, wanted
 from stepwell_cli.dev.sift import load
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from stepwell.adapters.postgres.workflow_store import WorkflowStore
     from stepwell.adapters.secrets.local import LocalSecrets
@@ -77,6 +77,11 @@ class Sync:
         self._held: frozenset[Identity] = frozenset()
         self._trouble = ""
 
+    @property
+    def workflows(self) -> int:
+        """How many the manifests define."""
+        return len(wanted(self._manifests.catalogue.documents))
+
     async def begin(self, store: WorkflowStore, *, sole: bool) -> None:
         """Learn what stands in the database. ``sole``: nobody else keeps workflows there, so all of it is ours."""
         asked = wanted(self._manifests.catalogue.documents)
@@ -112,6 +117,7 @@ class Sync:
             self._secrets.replace(catalogue.documents)
         asked = wanted(catalogue.documents)
         plan = self._planner.plan(asked, self._active, catalogue.bad, time.monotonic())
+        self._tell_kept(asked, changes.changed & catalogue.bad.keys())
         self._tell_held(plan, sorted(catalogue.bad))
         await self._carry_out(plan, engine, store)
         self._files |= {name: item.document.file for name, item in asked.items()}
@@ -137,9 +143,16 @@ class Sync:
         fields = {"workflow": str(name), "revision": revision, "file": document.file, "line": document.line}
         self._report.event(word, str(name), f"revision {revision}{asleep}, {place}", **fields)
 
+    def _tell_kept(self, asked: Mapping[Identity, Wanted], bad: Collection[str]) -> None:
+        """What a bad file held when it was good goes on."""
+        for name, item in asked.items():
+            if item.document.file in bad and name in self._revisions:
+                text = f"revision {self._revisions[name]} goes on until {item.document.file} is sound"
+                self._report.event("kept", str(name), text, workflow=str(name), revision=self._revisions[name])
+
     def _tell_held(self, plan: Plan, bad: Sequence[str]) -> None:
         for name in sorted(frozenset(plan.held) - self._held):
-            text = f"is in no manifest now, and is withdrawn once {', '.join(bad)} is sound"
+            text = f"no sound manifest holds it; it stays until {' and '.join(bad)} {'is' if len(bad) == 1 else 'are'} sound"
             self._report.event("kept", str(name), text, workflow=str(name))
         self._held = frozenset(plan.held)
 

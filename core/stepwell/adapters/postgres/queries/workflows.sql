@@ -27,3 +27,18 @@ WHERE w.namespace = %(namespace)s AND w.name = %(name)s AND w.deleted_at IS NULL
 SELECT v.id, v.workflow_id, w.namespace, w.name, v.features, v.spec::text
 FROM workflow_revisions v JOIN workflows w ON w.id = v.workflow_id
 WHERE v.id = %(revision)s;
+
+-- name: standing
+SELECT w.namespace, w.name, v.id, v.hash
+FROM workflows w JOIN workflow_revisions v ON v.id = w.active_revision_id
+WHERE w.deleted_at IS NULL
+ORDER BY w.namespace, w.name;
+
+-- name: name
+SELECT w.namespace, w.name FROM workflows w WHERE w.id = %(workflow)s;
+
+-- name: withdraw
+-- The resource is gone: no start is accepted any more, runs that were go on, and the history stays.
+UPDATE workflows SET deleted_at = now(), updated_at = now()
+WHERE namespace = %(namespace)s AND name = %(name)s AND deleted_at IS NULL
+RETURNING id;
