@@ -56,6 +56,10 @@ DO $$ DECLARE child regclass; BEGIN
 END $$
 """
 
+_OTHER_WORKFLOWS = """
+INSERT INTO workflows (namespace, name) SELECT 'tenant-' || i % 100, 'w' || i FROM generate_series(1, 5000) AS i
+"""
+
 _FETCHED = """
 SELECT relname, (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables
 WHERE seq_tup_read + coalesce(idx_tup_fetch, 0) > 0
@@ -77,7 +81,7 @@ ON CONFLICT DO NOTHING
 
 @dataclass(slots=True)
 class History:
-    """A database with something in it, and its one workflow. Lists of ids are oldest first."""
+    """A database with something in it, and the workflow of its runs. Lists of ids are oldest first."""
 
     dsn: str
     workflow: int
@@ -90,12 +94,13 @@ class History:
 
     @classmethod
     def begin(cls, dsn: str) -> History:
-        """Partitions for a month, one workflow, no run."""
+        """Partitions for a month, a workflow among 5,000 others, no run."""
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(_PAST, {"days": DAYS})
             row = connection.execute(_WORKFLOW).fetchone()
             assert row is not None
             connection.execute("UPDATE workflows SET active_revision_id = %s", [row[1]])
+            connection.execute(_OTHER_WORKFLOWS)
             connection.execute(_LEFT_ALONE)
         return cls(dsn, *row)
 
@@ -173,7 +178,7 @@ def explain(dsn: str, query: LiteralString, params: Mapping[str, object]) -> Pla
     with psycopg.connect(dsn) as connection:
         text: LiteralString = "EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON, TIMING OFF) "
         row = connection.execute(text + query, params, prepare=False).fetchone()
-        fetched = dict(connection.execute(_FETCHED).fetchall())
+        fetched: dict[str, int] = dict(connection.execute(_FETCHED).fetchall())
         connection.rollback()
     assert row is not None
     (root,) = row[0]

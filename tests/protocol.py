@@ -22,7 +22,7 @@ from stepwell.engine.clock import Clock
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, NewRun, Park
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Stage:
             return liveness.register("test", os.getpid(), "0")
 
     @contextlib.contextmanager
-    def liveness(self) -> Any:
+    def liveness(self) -> Iterator[Liveness]:
         """A heartbeat's connection."""
         liveness = Liveness(self.dsn)
         try:

@@ -170,7 +170,9 @@ async def recorded(stage: Stage, *attempts: AttemptRecord, end: dict[str, Any] |
     """A run that ended with these steps."""
     worker, side = await stage.worker(), await stage.side()
     (run,) = await stage.running(worker)
-    values = {"status": RunStatus.SUCCEEDED, "finished_at": run.created_at, "retain": 60.0} | (end or {})
+    values: dict[str, Any] = {"status": RunStatus.SUCCEEDED, "finished_at": run.created_at, "retain": 60.0} | (
+        end or {}
+    )
     kept = await side.runs.flush(worker, [FlushEntry(run.id, run.fence, attempts, end=End(**values))])
     assert kept[run.id].ended
     return run
@@ -239,5 +241,5 @@ async def test_expired_runs_and_their_steps_are_hidden_at_once(database: str) ->
     async with staged(database) as stage:
         run = await recorded(stage, step(), end={"retain": -3600.0})
         for view, column in ("workflow_runs", "id"), ("step_runs", "run_id"):
-            assert await stage.query(f"SELECT 1 FROM {view} WHERE {column} = %s", run.id) == []  # type: ignore[arg-type]
+            assert await stage.query(f"SELECT 1 FROM {view} WHERE {column} = %s", run.id) == []
         assert await stage.steps(run.id) == ["charge"]

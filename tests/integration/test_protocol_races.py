@@ -462,7 +462,7 @@ async def test_an_ended_run_refuses_every_change(database: str, status: RunStatu
         changes = ("status = 'queued', finished_at = NULL, expires_at = NULL", "output_data = '1'", "wakes = wakes + 1")
         for change in changes:
             with pytest.raises(psycopg.IntegrityError, match="an ended run is final"):
-                await stage.query(f"UPDATE runs SET {change} WHERE id = %s", run.id)  # type: ignore[arg-type]
+                await stage.query(f"UPDATE runs SET {change} WHERE id = %s", run.id)
         with pytest.raises(DataRefusedError, match="an ended run is final"):
             await side.session.execute("UPDATE runs SET claims = 9")
         assert await side.runs.claim(worker, [run.id], token=2) == []

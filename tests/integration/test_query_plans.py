@@ -180,6 +180,7 @@ def test_intake_looks_up_its_workflows_and_matches_no_rows_in_pairs(world: World
     plan = world.explain(INTAKE["accept"], **params, again=False, ids="{}")
     assert plan.compared <= 3_000, plan.text
     assert plan.rows("runs") == 0
+    assert plan.rows("workflows") <= 10, plan.text
     assert all(rows <= 6_000 for rows in plan.read.values()), plan.text
     ids = [str(row["id"]) for row in starts]
     world.check(world.explain(INTAKE["accept"], **params, again=True, ids=uuid_array(ids)), ids, touches=1)

@@ -49,7 +49,7 @@ async def test_partitions_are_made_a_week_ahead_and_only_where_they_are_missing(
         assert await partitions(stage) == {day(offset) for offset in range(-2, 8)}
         assert await side.upkeep.tomorrow_exists()
         assert await side.upkeep.add_partitions(8) == 0
-        await stage.query(f"DROP TABLE runs_{day(1)}")  # type: ignore[arg-type]
+        await stage.query(f"DROP TABLE runs_{day(1)}")
         assert not await side.upkeep.tomorrow_exists()
         assert await side.upkeep.add_partitions(10) == 1 + 2 * 3
         assert await side.upkeep.tomorrow_exists()
