@@ -22,7 +22,7 @@ from stepwell.adapters.postgres import queries
 from stepwell.adapters.postgres.run_store import claims_set, flush_sets, uuid_array
 from stepwell.domain.ids import uuid7
 from stepwell.domain.states import RunStatus, StepStatus
-from stepwell.engine.maintenance import readd
+from stepwell.engine.maintenance import gauges, readd
 from stepwell.engine.ports import AttemptRecord, End, FlushEntry, Park
 
 if TYPE_CHECKING:
@@ -214,6 +214,12 @@ def test_the_comparison_with_redis_reads_one_page(world: World) -> None:
     for namespace in ("", "shop-1", "shop-2"):
         plan = world.explain(MAINTENANCE["queued_page"], namespace=namespace, id=NIL, limit=readd.PAGE)
         assert plan.rows("runs") <= readd.PAGE + 100
+
+
+def test_the_live_runs_are_counted_by_the_page(world: World) -> None:
+    for limit in (1_000, gauges.PAGE):
+        plan = world.explain(MAINTENANCE["live_counts"], namespace="", id=NIL, limit=limit)
+        assert plan.rows("runs") <= min(limit, 1.1 * world.live) + 1_000, plan.text
 
 
 def test_a_walk_over_the_history_reads_one_page(world: World) -> None:

@@ -37,7 +37,10 @@ from stepwell.domain.manifest import load_text
 from stepwell.engine.clock import Clock
 from stepwell.engine.intake import Intake, Start
 from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.observer import Several
 from stepwell.engine.revisions import Revisions
+from stepwell.metrics.worker import WorkerMetrics
+from stepwell.run_log import RunLog
 from stepwell.settings import Settings
 from stepwell_worker.worker import Worker
 
@@ -193,6 +196,7 @@ class System:
         self._dsn, self._url, self._secrets = dsn, url, secrets
         self.left = 0
         self.changed = asyncio.Event()
+        self.metrics = WorkerMetrics(lambda: None)
 
     def _on_left(self, *_: object) -> None:
         self.left += 1
@@ -210,7 +214,8 @@ class System:
             revisions = Revisions(PostgresRunStore(session, session).revision, actions)
             intake = Intake(store, revisions, Offers(queue), clock)
             settings = Settings(database_url=self._dsn, redis_url=self._url)
-            worker = Worker(settings, queue, actions, on_left=self._on_left)
+            observer = Several(self.metrics, RunLog())
+            worker = Worker(settings, queue, actions, on_left=self._on_left, observer=observer)
             taking, working = asyncio.ensure_future(intake.run()), asyncio.ensure_future(worker.run())
             for name, spec in specs.items():
                 document = orjson.dumps(spec)
@@ -289,7 +294,7 @@ async def test_no_secret_is_left_anywhere(database: str, redis_url: str, caplog:
         }
         await system.run(specs)
     places = [*in_database(database), *in_redis(redis_url), *in_logs(caplog.records), *in_exceptions()]
-    places.append(("metrics", generate_latest().decode()))
+    places.append(("metrics", generate_latest(system.metrics.registry).decode()))
     leaks = {(place, gram) for place, text in places for gram in found_in(text)}
     assert not leaks
     _did_what_it_should(places, server, len(specs))
