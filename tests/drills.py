@@ -89,14 +89,26 @@ class Effect:
 
 
 class Receiver:
-    """Notes every request. It answers at once while ``open`` is set; the requests held till then are in flight."""
+    """Notes every request. It answers at once while ``open`` is set; the requests held till then are in flight, but for
+    the oldest ones, which `answer` lets go.
+    """
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.holding = 0
         self.port = 0
+        self._held: list[asyncio.Event] = []
+
+    @property
+    def holding(self) -> int:
+        """How many requests wait for their answer."""
+        return len(self._held)
+
+    def answer(self, count: int) -> None:
+        """Answer the requests that are held for longest."""
+        for held in self._held[:count]:
+            held.set()
 
     def of(self, key: str) -> list[Effect]:
         return [e for e in self.effects if e.key == key]
@@ -112,15 +124,22 @@ class Receiver:
         early = request.target == "/later" and not self.of(key)
         content = b"\n".join([request.line.encode(), (request.header("traceparent") or "").encode(), request.body])
         self.effects.append(Effect(key, content, time.monotonic(), 503 if early else 200))
-        self.holding += 1
-        try:
-            await self.open.wait()
-        finally:
-            self.holding -= 1
+        await self._hold()
         if early:
             writer.write(response(b"", "Retry-After: 3", status="503 Service Unavailable"))
         else:
             writer.write(json_response(orjson.dumps({"did": key})))
+
+    async def _hold(self) -> None:
+        held = asyncio.Event()
+        self._held.append(held)
+        waiting = [asyncio.ensure_future(event.wait()) for event in (held, self.open)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._held.remove(held)
+            for waiter in waiting:
+                waiter.cancel()
 
 
 # -- worker processes --------------------------------------------------------------------------------------------------
