@@ -33,7 +33,7 @@ async def serving(
     if settings.port == 0:
         yield
         return
-    runner = web.ServerRunner(_Server(_Routes(registry, missing)))
+    runner = web.ServerRunner(_Server(_Routes(registry, missing)), shutdown_timeout=0.5)
     await runner.setup()
     try:
         await _bind(runner, settings)
@@ -53,7 +53,7 @@ async def measure_lag(observe: Callable[[float], None]) -> None:
 
 async def _bind(runner: web.ServerRunner, settings: OperationsSettings) -> None:
     try:
-        await web.TCPSite(runner, settings.address, settings.port, shutdown_timeout=0.5).start()
+        await web.TCPSite(runner, settings.address, settings.port).start()
     except OSError as exc:
         place = f"{settings.address} port {settings.port}"
         message = (
