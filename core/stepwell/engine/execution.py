@@ -170,6 +170,8 @@ class Execution:
         return changed
 
     def _confirm(self) -> None:
+        if self._host.draining:
+            return  # no answer would let an effect start
         if self._host.may_act():
             self._touch = True
         else:
