@@ -10,7 +10,7 @@ FILE = examples/test-workflow.yaml
 INPUT = {"email":"user@example.com","age":20}
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench lock clean
+.PHONY: help install run test chaos lint format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ run: $(READY) ## Run the sample (FILE=… INPUT=… for another) and show the ta
 
 test: $(READY) ## Run the tests (ARGS=… goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(READY) ## Break things at random for five minutes (STEPWELL_CHAOS_SECONDS, STEPWELL_CHAOS_SEED)
+	@STEPWELL_CHAOS_SECONDS=$${STEPWELL_CHAOS_SECONDS:-300} $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check $(wildcard $(RUFF))

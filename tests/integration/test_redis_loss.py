@@ -1,7 +1,7 @@
 """Redis flushed, killed, restarted empty and unreachable: it costs latency, never a run.
 
-What bounds the latency: an offer that is lost is made again by the leader, which looks every two seconds for runs that
-have been queued for two (`QUIET` of `maintenance/readd.py`). A Redis that is silent is noticed after `IDLE_WAIT` of
+What bounds the latency: an offer that is lost is made again by the leader, which looks every second for runs that have
+been queued for two (`QUIET` of `maintenance/readd.py`). A Redis that is silent is noticed after `IDLE_WAIT` of
 `dispatch.py` and the call's own limit, 3.2 s together; from then on nobody waits for it.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from drills import System
 
 NOTICED = 3.2  #: seconds until idle workers notice that Redis is silent
-OFFERED = 4.0  #: seconds until a lost offer is made again
+OFFERED = 3.0  #: seconds until a lost offer is made again
 SLACK = 2.0  #: seconds for a busy machine
 
 LOST = "straight from PostgreSQL until Redis is back"

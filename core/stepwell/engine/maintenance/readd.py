@@ -10,7 +10,7 @@ from stepwell.engine.ports import UpkeepStore
 
 PAGE = 1_000  # live runs
 PERIOD = 1.0  # seconds: a thousand runs a second
-QUIET = 2.0  # seconds, once every queued run was compared
+QUIET = 1.0  # seconds, once every queued run was compared: a lost offer is made again after three at most
 START = ("", "00000000-0000-0000-0000-000000000000")
 
 
