@@ -303,3 +303,31 @@ async def test_live_runs_are_looked_through_only_after_a_loss_and_now_and_then(d
             await looks(reaping.LOOK + 4.0)
             assert await stage.status(orphan.id) == "queued", "whoever owned it was never seen"
         await queue.close()
+
+
+# -- the queue's gauges ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_live_runs_are_counted_whatever_the_page(database: str, limit: int) -> None:
+    async with staged(database) as stage:
+        worker, side = await stage.worker(), await stage.side()
+        old = stage.clock.micros() - HOUR
+        started = await stage.queued(2, namespace="a", created_at=old)
+        claimed = {run.id: run.fence for run in await side.runs.claim(worker, started, 1)}
+        await side.runs.hand_back(worker, dict(list(claimed.items())[:1]))
+        await stage.queued(3, namespace="b", created_at=old)
+        await stage.queued(1, namespace="a")
+        counted: dict[tuple[str, str], int] = {}
+        oldest: dict[str, float] = {}
+        cursor: tuple[str, str] | None = START
+        while cursor is not None:
+            page, cursor = await side.upkeep.live_counts(cursor, limit)
+            assert sum(count.runs for count in page) <= limit
+            for count in page:
+                key = (count.namespace, count.status)
+                counted[key] = counted.get(key, 0) + count.runs
+                oldest[count.namespace] = max(oldest.get(count.namespace, 0), count.oldest)
+        assert counted == {("a", "queued"): 2, ("a", "running"): 1, ("b", "queued"): 3}
+        assert 3_600 <= oldest["b"] < 3_700
+        assert 0 <= oldest["a"] < 100, "what had started does not wait for its start"

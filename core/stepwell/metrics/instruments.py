@@ -1,7 +1,8 @@
 """Counters and histograms for one writer, the event loop, without locks; prometheus_client exposes them.
 
-prometheus_client's own take a lock at every observation: a one-step run makes five, which cost five times as much
-(docs/benchmarks.md). Reading takes copies, so another thread may do it.
+prometheus_client's own take a lock at every observation, so that the five of a one-step run cost more than all the rest of
+observing it (docs/benchmarks.md), and show a second series of creation times unless a global switch forbids it. Reading
+takes copies, so another thread may do it.
 """
 
 from __future__ import annotations
