@@ -20,6 +20,7 @@ from memory_store import Database, MemoryQueue, Row
 from virtual_time import EPOCH, VirtualClock, run_virtual
 
 from stepwell.domain.retry import StepFailure
+from stepwell.engine.execution import FRESH
 from stepwell.engine.ports import AttemptRecord, ReadyRun
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Drama:
         assert not life.dispatcher.draining, "the worker drains"
         if row.cancelled_at is not None:
             late = (self.database.now() - row.cancelled_at) / 1e6
-            assert late <= SLOWEST, f"{late} s after the cancel"
+            assert late <= FRESH / 1e6, f"{late} s after the cancel"
 
     async def act(self, life: Life, call: Call) -> Any:
         attempt = self.planned[call.step].attempt(call.attempt)
@@ -225,13 +226,15 @@ class Drama:
                 await asyncio.sleep(max(0.0, at - loop.time()))
                 await self.happen(event)
             await until(lambda: row.final or upkeep.done())
+            await until(lambda: not self.life.dispatcher.active, 60.0)
         finally:
             upkeep.cancel()
             for life in self.lives:
                 await life.kill()
             await asyncio.gather(*self.tasks)
         assert [life.failed() for life in self.lives] == [None] * len(self.lives)
-        assert all(not life.dispatcher.journal.backlog for life in self.lives[-1:])
+        assert self.life.dispatcher.journal.backlog == 0
+        assert sum(len(life.left) for life in self.lives) <= row.claims
         for problem in self.problems:
             raise problem
         return row

@@ -249,6 +249,19 @@ async def test_a_draining_worker_lets_a_call_end_records_it_and_hands_the_run_ba
 
 
 @virtual_time
+async def test_a_draining_worker_with_a_call_in_flight_does_not_ask_the_store_again_and_again() -> None:
+    async def perform(call: Call, body: Any) -> Any:
+        await asyncio.sleep(10 if call.step == "slow" else 1)
+
+    async with scene({"steps": [effect("slow"), effect("quick", needs=[]), effect("then")]}, World(perform)) as s:
+        await s.submit()
+        await asyncio.sleep(0.5)
+        await s.dispatcher.drain(60)
+        assert s.database.rows["r1"].status == "queued"
+        assert s.store.calls.count("flush") == 2
+
+
+@virtual_time
 async def test_long_pure_work_lets_the_loop_turn() -> None:
     """Every step takes a millisecond of the clock; other work comes in between."""
     spec = {"steps": [value(f"s{n}", n, needs=[]) for n in range(40)]}
