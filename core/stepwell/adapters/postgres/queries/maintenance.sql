@@ -164,10 +164,15 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 RETURNING 1;
 
 -- name: past_days
--- The days of the partitions that are over, oldest first.
-SELECT to_char(to_date(right(c.relname, 8), 'YYYYMMDD'), 'YYYYMMDD')
-FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'runs'::regclass AND to_date(right(c.relname, 8), 'YYYYMMDD') < (clock_timestamp() AT TIME ZONE 'UTC')::date - 1
+-- The days of the partitions that are over, oldest first. The partitions are found before their names are read as dates: the
+-- planner would otherwise be free to try that with every relation of the database.
+WITH days AS MATERIALIZED (
+  SELECT right(c.relname, 8) AS day
+  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+  WHERE i.inhparent = 'runs'::regclass
+)
+SELECT d.day FROM days d
+WHERE to_date(d.day, 'YYYYMMDD') < (clock_timestamp() AT TIME ZONE 'UTC')::date - 1
 ORDER BY 1;
 
 -- name: drop_day
