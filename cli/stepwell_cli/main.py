@@ -77,6 +77,8 @@ def run(
     PostgreSQL and Valkey are started for the run, with data that goes when it ends, unless DATABASE_URL and REDIS_URL
     name running ones. All Workflows of the manifest are applied; triggers start nothing. Progress is shown on stderr,
     and the output, as JSON, is all that is written to stdout; with --json it is the whole run with its steps.
+
+    In a folder where `stepwell dev` runs, or below it, the run is started there and executed by it.
     """
     from stepwell_cli.run import Options
     from stepwell_cli.run import run as execute
@@ -146,7 +148,7 @@ def worker() -> None:
 
 runs = typer.Typer(
     name="runs",
-    help="Look at runs. These commands read the database named by DATABASE_URL, not a gateway.",
+    help="Look at runs. These commands read the database named by DATABASE_URL, else that of this folder's `stepwell dev`.",
     no_args_is_help=True,
 )
 app.add_typer(runs)
@@ -178,7 +180,7 @@ def list_runs(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List runs, newest first. Reads the database named by DATABASE_URL."""
+    """List runs, newest first."""
     from stepwell_cli.runs import Query, show_list
 
     show_list(Query(workflow, namespace, status, since, limit, cursor), json=json)
@@ -186,7 +188,7 @@ def list_runs(
 
 @runs.command("get")
 def get_run(run_id: RunId, json: Json = False) -> None:
-    """Show a run with its steps, their inputs, outputs and errors. Reads the database named by DATABASE_URL."""
+    """Show a run with its steps, their inputs, outputs and errors."""
     from stepwell_cli.runs import show_run
 
     show_run(run_id, json=json)
@@ -194,7 +196,7 @@ def get_run(run_id: RunId, json: Json = False) -> None:
 
 @runs.command("watch")
 def watch_run(run_id: RunId, json: Json = False) -> None:
-    """Follow a run until it has ended; exit code 0 if it succeeded, 1 if not. Reads the database named by DATABASE_URL.
+    """Follow a run until it has ended; exit code 0 if it succeeded, 1 if not.
 
     With --json, a line is printed at each change. Ctrl-C ends the watching, never the run.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepwell.adapters.secrets.local import LocalSecrets
-from stepwell.domain.errors import UnavailableError
+from stepwell.domain.errors import UnavailableError, UsageError
 from stepwell.settings import read
 from stepwell.telemetry import setup_logging
 from stepwell_cli.console import print_json, say
@@ -16,6 +16,7 @@ from stepwell_cli.documents import run_document
 from stepwell_cli.failure import explain
 from stepwell_cli.interrupts import run_interruptible
 from stepwell_cli.manifests import check_input, chosen, load_files, workflows
+from stepwell_cli.reach import reached
 from stepwell_cli.sources import read_input
 from stepwell_cli.steps_table import view
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from stepwell.domain.documents import JsonValue
     from stepwell.domain.manifest import Document
-    from stepwell.domain.secrets import SecretResolver
     from stepwell.settings import Settings
     from stepwell_cli.engine import Engine
     from stepwell_cli.interrupts import Interrupts
@@ -58,18 +58,23 @@ def run(options: Options) -> int:
     for document in documents:
         if document.kind == "WorkflowRun":
             say(f"{document.file}:{document.line}: note: `stepwell run` starts no WorkflowRun of a manifest")
-    job = Job(options, documents, target, value)
+    settings, live = reached(settings)
+    if live is not None and options.secrets:
+        message = f"the steps run within `stepwell dev`, process {live.pid}: give --secrets to that one"
+        raise UsageError(message)
+    job = Job(options, documents, target, value, working=live is None)
     return run_interruptible(lambda interrupts: job.run(settings, interrupts))
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run of ``target``, among the documents that are applied with it."""
+    """One run of ``target``, among the documents that are applied with it; executed here where we are ``working``."""
 
     options: Options
     documents: Sequence[Document]
     target: Document
     input: JsonValue
+    working: bool
 
     async def run(self, settings: Settings, interrupts: Interrupts) -> int:
         """From the services' start to their end; the exit code."""
@@ -78,10 +83,11 @@ class Job:
         shown = view(quiet=self.options.json)
         async with AsyncExitStack() as stack:
             with shown:
-                shown.phase("Starting PostgreSQL and Valkey")
+                shown.phase("Starting PostgreSQL and Valkey" if self.working else "Connecting")
                 running = await stack.enter_async_context(services(settings, _engine_on))
                 shown.phase("Preparing the database")
-                engine = await stack.enter_async_context(_engine_on()(running, LocalSecrets(self.documents)))
+                secrets = LocalSecrets(self.documents)
+                engine = await stack.enter_async_context(_engine_on()(running, secrets, working=self.working))
                 run_id = await self._start(engine)
                 ended = await self._wait(engine, run_id, shown, interrupts)
             if not ended:
@@ -143,7 +149,7 @@ class Job:
         return 0 if succeeded else FAILED
 
 
-def _engine_on() -> Callable[[Settings, SecretResolver], AbstractAsyncContextManager[Engine]]:
+def _engine_on() -> Callable[..., AbstractAsyncContextManager[Engine]]:
     """Imported late: it takes a third of a second, in which the services start."""
     from stepwell_cli.engine import engine_on
 

@@ -22,6 +22,7 @@ from stepwell_cli.follow import follow
 from stepwell_cli.interrupts import run_interruptible
 from stepwell_cli.pages import print_run, print_runs
 from stepwell_cli.progress import plan, progress
+from stepwell_cli.reach import reached
 from stepwell_cli.steps_table import view
 
 if TYPE_CHECKING:
@@ -120,9 +121,11 @@ def _json_lines() -> Callable[[Progress], None]:
 
 @asynccontextmanager
 async def _history() -> AsyncIterator[HistoryStore]:
-    settings = read(default_level="WARNING")
+    settings, _ = reached(read(default_level="WARNING"))
     if settings.database_url is None:
-        raise UsageError("set DATABASE_URL: `stepwell runs` reads the runs from that database")
+        raise UsageError(
+            "set DATABASE_URL, or go to a folder where `stepwell dev` runs: the runs are read from its database"
+        )
     async with Session(settings.database_url, "reading runs") as session:
         try:
             yield HistoryStore(session)

@@ -45,16 +45,16 @@ class Manifests:
             before = self.catalogue.bad
             there = [name for name in sorted(changes.changed) if Path(name).exists()]
             self.catalogue.update({name: load(name) for name in there}, changes.gone)
-            self._tell(before, changes.changed)
+            self._tell(before, changes)
         return changes
 
-    def _tell(self, before: dict[str, tuple[Problem, ...]], changed: Collection[str]) -> None:
+    def _tell(self, before: dict[str, tuple[Problem, ...]], changes: Changes) -> None:
         bad = self.catalogue.bad
         for name in sorted(bad):
-            if name in changed or before.get(name) != bad[name]:
+            if name in changes.changed or before.get(name) != bad[name]:
                 for problem in bad[name]:
                     self._report.problem(problem)
-        for name in sorted(before.keys() - bad.keys()):
+        for name in sorted(before.keys() - bad.keys() - changes.gone):
             self._report.event("sound", name, "what was wrong is gone", file=name)
         for document in self.catalogue.documents:
             if document.kind == "WorkflowRun" and document.file not in self._noted:
