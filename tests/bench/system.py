@@ -52,7 +52,6 @@ def workers(number: int, dsn: str, url: str, **settings: str) -> Iterator[list[i
         "REDIS_URL": url,
         "STEPWELL_ALLOW_LOOPBACK": "true",
         "STEPWELL_METRICS_PORT": "0",
-        "STEPWELL_METRICS_PORT": "0",
         **settings,
     }
     command = [str(Path(sys.executable).with_name("stepwell")), "worker"]
