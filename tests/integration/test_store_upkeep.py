@@ -104,6 +104,15 @@ async def test_a_day_with_any_run_left_stays_and_an_empty_one_goes(database: str
         assert not await side.upkeep.drop_day(day(-2)), "another leader was faster"
 
 
+async def test_past_days_whatever_the_planner_knows_of_the_catalogue(database: str) -> None:
+    """With statistics it joins the other way around, and used to read the name of every relation as a date."""
+    async with staged(database) as stage:
+        side = await stage.side()
+        await stage.query("ANALYZE pg_class")
+        await stage.query("ANALYZE pg_inherits")
+        assert await side.upkeep.past_days() == [day(-2)]
+
+
 async def test_readers_come_before_a_day_that_is_dropped(database: str) -> None:
     async with staged(database) as stage:
         reader, side = await stage.held(), await stage.side()
