@@ -121,6 +121,12 @@ def test_endings(known: Snapshot, commands: list[Any]) -> None:
     assert decide(EFFECTS, known, NOW) == commands
 
 
+def test_an_effect_waits_for_all_that_it_needs_and_not_only_for_its_neighbour() -> None:
+    behind = revision(((), False), ((0,), False), ((1,), True))
+    assert decide(behind, Snapshot(settled=0b11, durable=0b10, confirmed=True), NOW) == []
+    assert decide(behind, Snapshot(settled=0b11, durable=0b11, confirmed=True), NOW) == [Start(2)]
+
+
 def test_a_due_retry_starts_and_a_later_one_of_another_step_does_not() -> None:
     known = Snapshot(retries=((0, NOW), (1, NOW + 5)), confirmed=True)
     assert decide(EFFECTS, known, NOW) == [Start(0)]

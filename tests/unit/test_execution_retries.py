@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 from engine_life import World, nothing, scene, until
-from engine_specs import document, effect, failure, retry, scripted, value
+from engine_specs import document, effect, failure, retry, scripted, shown, value
 from virtual_time import EPOCH, virtual_time
 
 from stepwell.domain.action import Call
 from stepwell.domain.retry import NEVER
+from stepwell.domain.states import StepStatus
+from stepwell.engine.ports import AttemptRecord
 
 
 @virtual_time
@@ -171,3 +173,34 @@ async def test_a_park_ends_no_later_than_the_runs_timeout() -> None:
         await s.submit()
         await until(lambda: s.database.rows["r1"].status == "waiting")
         assert s.database.rows["r1"].due_at == EPOCH + 60_000_000
+
+
+@virtual_time
+async def test_attempts_are_counted_right_where_the_clocks_of_two_workers_differ() -> None:
+    """The second attempt was recorded under a clock that is behind that of the first."""
+    world = scripted(1)
+    async with scene({"steps": [effect("a", retry=retry(5)), value("b", 1)]}, world) as s:
+        s.database.add("r1", claims=2)
+        first = AttemptRecord("a", 1, StepStatus.FAILED, EPOCH, EPOCH - 1_000, EPOCH - 1_000, b'"$run"', error=b"{}")
+        second = AttemptRecord("a", 2, StepStatus.FAILED, EPOCH, EPOCH - 9_000, EPOCH + 500, b'"$run"', error=b"{}")
+        s.database.records["r1"] = {("a", 1): (1, first), ("a", 2): (2, second)}
+        await s.offer("r1")
+        assert await s.ended() == "succeeded"
+        assert [call.attempt for call, _ in world.calls] == [3]
+        assert [(r.step, r.attempt) for r in s.database.attempts()] == [("a", 1), ("a", 2), ("a", 3), ("b", 1)]
+
+
+@virtual_time
+async def test_a_result_stands_whatever_an_earlier_attempt_announced() -> None:
+    world = World(nothing)
+    async with scene({"steps": [effect("a", retry=retry(5)), value("b", "{{ input }}")]}, world) as s:
+        s.database.add("r1", claims=2)
+        first = AttemptRecord(
+            "a", 1, StepStatus.FAILED, EPOCH, EPOCH - 1_000, EPOCH + 60_000_000, b'"$run"', error=b"{}"
+        )
+        second = AttemptRecord("a", 2, StepStatus.SUCCEEDED, EPOCH, EPOCH - 9_000, None, b'"$run"', output=b"7")
+        s.database.records["r1"] = {("a", 1): (1, first), ("a", 2): (2, second)}
+        await s.offer("r1")
+        assert await s.ended(within=1) == "succeeded"
+        assert world.calls == []
+        assert shown(s.database.attempts())["b"] == 7
