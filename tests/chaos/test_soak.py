@@ -125,7 +125,7 @@ FAULTS = [
 async def test_whatever_breaks_every_accepted_run_ends_once(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nsoak: {SECONDS:g} s, STEPWELL_CHAOS_SEED={SEED}")
-    with EmbeddedPostgres() as postgres, EmbeddedValkey() as valkey:
+    with EmbeddedPostgres(settings={"recovery_init_sync_method": "syncfs"}) as postgres, EmbeddedValkey() as valkey:
         await migrate(postgres.dsn())
         async with drills.drill(
             postgres.dsn(), valkey.url, STEPWELL_TRUST_WINDOW="2s", STEPWELL_DEATH_SILENCE="3s"

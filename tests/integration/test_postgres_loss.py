@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
     from drills import System, WorkerProcess
 
+QUICK_RECOVERY = {"recovery_init_sync_method": "syncfs"}  #: instead of a sync of each of thousands of files
 AGAIN = 8.0  #: seconds after which everybody is connected again: back-offs of two, a beat, and a busy machine
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres() as server:
+    with EmbeddedPostgres(settings=QUICK_RECOVERY) as server:
         yield server
 
 
@@ -112,21 +113,29 @@ async def test_backends_that_are_terminated_under_load_cost_nothing(database: st
         await over_without_a_death(system)
 
 
-@pytest.mark.parametrize("mode", [Mode.RESET, Mode.REFUSE, Mode.BLACKHOLE, Mode.SLOW])
-async def test_a_bad_network_to_postgresql_loses_nothing(database: str, valkey_server: str, mode: Mode) -> None:
+async def test_a_bad_network_to_postgresql_loses_nothing(database: str, valkey_server: str) -> None:
     async with FaultProxy(services.postgres_address(database)) as proxy:
         way = through(proxy, database)
         async with at_work(database, valkey_server, worker_dsn=way, intake_dsn=way) as system:
             async with system.load():
-                for _ in range(3):
+                for mode in (
+                    Mode.RESET,
+                    Mode.REFUSE,
+                    Mode.BLACKHOLE,
+                    Mode.SLOW,
+                    Mode.BLACKHOLE,
+                    Mode.REFUSE,
+                    Mode.RESET,
+                ):
                     seen = len(system.receiver.effects)
                     await eventually(lambda seen=seen: len(system.receiver.effects) > seen + 20, AGAIN)
                     proxy.mode = mode
                     await system.struck(f"the network to PostgreSQL: {mode}")
-                    met = len(system.receiver.effects)
-                    await stands_still(system) if mode is not Mode.SLOW else None
+                    if mode is Mode.SLOW:
+                        await eventually(lambda seen=seen: len(system.receiver.effects) > seen + 40, AGAIN)
+                    else:
+                        await stands_still(system)
                     proxy.mode = Mode.PASS
-                    assert len(system.receiver.effects) >= met
             await over_without_a_death(system)
 
 
@@ -142,25 +151,23 @@ async def stands_still(system: System) -> None:
     await eventually(quiet)
 
 
-TOLD = {"claim": "the answer to a claim was lost", "flush": "wait for their flush", "accept": ""}
 STATEMENTS = {"claim": b"claim_token = ", "flush": b"recorded AS", "accept": b"INSERT INTO idempotency_keys"}
 
 
-@pytest.mark.parametrize("statement", STATEMENTS)
-async def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled(
-    database: str, valkey_server: str, statement: str
-) -> None:
+async def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled(database: str, valkey_server: str) -> None:
     async with FaultProxy(services.postgres_address(database)) as proxy:
         way = through(proxy, database)
         async with at_work(database, valkey_server, worker_dsn=way, intake_dsn=way) as system:
             async with system.load():
-                for number in range(3):
-                    proxy.drop_reply(STATEMENTS[statement])
-                    await eventually(lambda number=number: proxy.counts["dropped"] == number + 1)
-                    await system.struck(f"the answer to a {statement} is lost")
+                for name in [*STATEMENTS] * 3:
+                    lost = proxy.counts["dropped"]
+                    proxy.drop_reply(STATEMENTS[name])
+                    await eventually(lambda lost=lost: proxy.counts["dropped"] > lost)
+                    await system.struck(f"the answer to a {name} is lost")
             await over_without_a_death(system)
-            told = [line for worker in system.workers for line in worker.lines(TOLD[statement])]
-            assert told or statement == "accept"
+            log = "".join(worker.text() for worker in system.workers)
+            assert "the answer to a claim was lost" in log
+            assert "wait for their flush" in log
 
 
 async def test_an_outage_longer_than_the_silence_kills_no_worker_on_paper(
