@@ -42,13 +42,17 @@ class Options:
 
 
 def dev(options: Options) -> int:
-    """The exit code: 0 once it was asked to end and has drained."""
+    """The exit code: 0 once it was asked to end and has drained. Raises ManifestError for bad Secrets, UsageError."""
     settings = read(default_level="WARNING")
     setup_logging(settings.logs)
     for name in (*options.paths, *options.secrets):
         if not Path(name).exists():
             message = f"{name}: there is no such file or directory"
             raise UsageError(message)
+    if options.secrets:
+        from stepwell_cli.manifests import load_files
+
+        load_files(options.secrets)
     folder = Path(NAME)
     with held(folder):
         system = System(options, folder, report(json=options.json))
@@ -83,13 +87,11 @@ class System:
         return 0
 
     def prepare(self) -> None:
-        """Read the manifests, and import the engine: both while the services start. Raises ManifestError."""
+        """Read the manifests, and import the engine: both while the services start."""
         from stepwell.adapters.secrets.local import LocalSecrets
         from stepwell_cli import engine  # noqa: F401 - a third of a second
         from stepwell_cli.dev.sync import Manifests, Sync
-        from stepwell_cli.manifests import load_files
 
-        load_files(self.options.secrets)
         self.manifests = Manifests([*map(Path, self.options.paths)], [*map(Path, self.options.secrets)], self.report)
         self.manifests.read()
         self.secrets = LocalSecrets(self.manifests.catalogue.documents)
