@@ -73,6 +73,18 @@ async def test_a_wake_while_the_run_parks_is_not_lost() -> None:
 
 
 @virtual_time
+async def test_a_wake_that_the_run_saw_does_not_keep_it_from_parking_later() -> None:
+    world = scripted(1, failure(retry_after=60.0))
+    async with scene({"steps": [effect("a"), effect("b", retry=retry(1))]}, world) as s:
+        s.store.latency = lambda name: (1.0, 0.0) if name == "flush" else (0.0, 0.0)
+        await s.submit()
+        await until(lambda: "flush" in s.store.calls)
+        s.database.rows["r1"].wakes += 1
+        await until(lambda: s.database.rows["r1"].status == "waiting", within=10)
+        assert s.database.rows["r1"].claims == 1
+
+
+@virtual_time
 async def test_a_retry_is_not_held_up_by_a_step_that_started_meanwhile() -> None:
     began: dict[str, list[float]] = {"a": [], "b": [], "c": []}
 
