@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -133,7 +134,7 @@ async def test_without_redis_more_namespaces_than_slots_take_turns(database: str
         side, worker = await stage.side(), await stage.worker()
         served = [{r.namespace for r in await side.runs.claim_oldest(worker, 2, token)} for token in range(12)]
         assert all(len(namespaces) == 2 for namespaces in served[:6])
-        assert len(set.union(*served[:6])) > 2, "the first two of the alphabet are not all that is served"
+        assert len(set.union(*served[:3])) > 2, "the first two of the alphabet are not all that is served"
         assert await side.runs.claim_oldest(worker, 50, 99) == []
 
 
@@ -614,7 +615,7 @@ async def test_five_deaths_as_a_suspect_end_a_poison_pill(database: str) -> None
             "reason": "PoisonPill",
             "message": "5 workers died while they executed this run; it is not tried again",
         }
-        assert row["expires_at"] - row["finished_at"] == await _retention(stage)
+        assert await kept_as_a_failure(stage, row)
 
 
 async def test_an_orphan_whose_cancel_was_acknowledged_ends_as_cancelled(database: str) -> None:
@@ -627,7 +628,7 @@ async def test_an_orphan_whose_cancel_was_acknowledged_ends_as_cancelled(databas
         assert reaped.status == "cancelled"
         row = await stage.run(run.id)
         assert (row["status"], row["error"]["reason"]) == ("cancelled", "Cancelled")
-        assert row["expires_at"] - row["finished_at"] == await _retention(stage)
+        assert await kept_as_a_failure(stage, row)
 
 
 async def test_two_workers_ask_for_a_suspect_and_get_two(database: str) -> None:
@@ -644,9 +645,11 @@ async def test_two_workers_ask_for_a_suspect_and_get_two(database: str) -> None:
         assert await side.runs.claim_suspect(await stage.worker(), token=3) == []
 
 
-async def _retention(stage: Stage) -> object:
-    (row,) = await stage.query("SELECT retain_failed FROM workflow_revisions")
-    return row["retain_failed"]
+async def kept_as_a_failure(stage: Stage, row: dict[str, Any]) -> bool:
+    """Whether the run expires once the retention of failed runs is over."""
+    (revision,) = await stage.query("SELECT retain_failed FROM workflow_revisions")
+    kept: timedelta = row["expires_at"] - row["finished_at"]
+    return abs(kept - revision["retain_failed"]) < timedelta(seconds=1)
 
 
 # -- ownership -------------------------------------------------------------------------------------------------------------
@@ -674,7 +677,7 @@ async def test_a_cancelled_run_that_is_handed_back_ends(database: str) -> None:
         assert await side.runs.hand_back(worker, {run.id: run.fence}) == [run.id]
         row = await stage.run(run.id)
         assert (row["status"], row["error"]["reason"]) == ("cancelled", "Cancelled")
-        assert row["expires_at"] - row["finished_at"] == await _retention(stage)
+        assert await kept_as_a_failure(stage, row)
 
 
 async def test_a_hand_back_that_waited_for_a_cancel_ends_the_run(database: str) -> None:

@@ -38,7 +38,7 @@ SIZES = {"young": (300, 2_000, 2_000, 1_000), "middle": (20_000, 6_000, 0, 0), "
 KNOWN = ["young-fresh", "middle-stale", "middle-fresh", "large-stale", "large-fresh"]
 UNKNOWN = ["young-unknown", "middle-unknown", "large-unknown"]
 
-BATCHES = (50, 600, 2_000)
+BATCHES = (50, 200, 600, 2_000)
 NIL = "00000000-0000-0000-0000-000000000000"
 
 
@@ -96,13 +96,18 @@ class Growth:
         self._worker: int = row[0]
         self._size = ""
 
+    def grow(self, ended: int, queued: int, running: int, waiting: int) -> World:
+        """The world with so many more."""
+        self._history.fill(ended, queued, running, waiting, self._worker)
+        return World(self._history, self._history.fences(), "growing", "unknown")
+
     def reach(self, state: str) -> World:
         """The world in this state or, where earlier ones are left out of the run, through them."""
         while True:
             size, statistics = self._states[0].split("-")
             if size != self._size:
                 self._size = size
-                self._history.fill(*SIZES[size], self._worker)
+                self.grow(*SIZES[size])
             if statistics == "fresh":
                 self._history.analyze()
             if self._states.pop(0) == state:
@@ -197,6 +202,39 @@ def start(history: History, key: str | None) -> dict[str, object]:
     return row | ({"key": key, "input_hash": "00" * 16} if key else {})
 
 
+def test_no_plan_tips_into_a_nested_loop_on_the_way_from_small_to_large(databases: Databases) -> None:
+    """Where reading all of a day is only just cheaper than its index, an estimate of one row makes the worst of plans: the
+    bands are narrow (200 ids among 6,500 runs, 50 among 1,500), so that fixed sizes miss them.
+    """
+    with databases.clone() as dsn:
+        growth = Growth(dsn, [])
+        for _ in range(14):
+            world = growth.grow(40, 350, 75, 75)
+            for count in (50, 200):
+                for name, plan in id_statements(world, count):
+                    assert plan.compared <= 3 * count, (
+                        f"{name} of {count} ids compared {plan.compared} pairs: {plan.text}"
+                    )
+
+
+def id_statements(world: World, count: int) -> Iterator[tuple[str, Plan]]:
+    """The plans of all statements that change runs by their ids."""
+    history, held = world.history, world.held(count)
+    queued, waiting = history.queued[:count], history.waiting[:count]
+    entries = [entry(number, run_id, fence) for number, (run_id, fence) in enumerate(held.items())]
+    flush = {"worker": history.worker, "ids": uuid_array(held), **flush_sets(entries)}
+    claim = {"worker": 1, "token": 1, "ids": uuid_array(queued), "unsupported": []}
+    yield "claim", world.explain(RUNS["claim"], **claim)
+    yield "flush", world.explain(RUNS["flush"], **flush)
+    yield "cancel", world.explain(RUNS["cancel"], namespace="shop-1", ids=uuid_array(queued))
+    yield "wake", world.explain(RUNS["wake"], ids=uuid_array(queued))
+    yield "hand_back", world.explain(RUNS["hand_back"], worker=history.worker, **claims_set(held))
+    yield "reap", world.explain(MAINTENANCE["reap"], deaths=5, **claims_set(held))
+    yield "wake_due", world.explain(MAINTENANCE["wake_due"], ids=uuid_array(waiting))
+    yield "wake_stranded", world.explain(MAINTENANCE["wake_stranded"], ids=uuid_array(waiting))
+    yield "delete_runs", world.explain(MAINTENANCE["delete_runs"], ids=uuid_array(history.ended[:count]))
+
+
 # -- statements over the backlog -------------------------------------------------------------------------------------------
 
 
@@ -244,8 +282,9 @@ def test_suspects_and_cancels_are_found_without_looking_at_the_backlog(world: Wo
 
 
 def test_due_timers_and_expired_keys_are_found_without_looking_at_the_others(world: World) -> None:
-    plan = world.explain(MAINTENANCE["due"], limit=100)
-    assert plan.rows("timers") <= 110, plan.text
+    for limit in (100, 1_000):
+        plan = world.explain(MAINTENANCE["due"], limit=limit)
+        assert plan.rows("timers") <= min(limit, len(world.history.waiting) // 2) + 10, plan.text
     plan = world.explain(MAINTENANCE["delete_keys"], limit=100)
     assert plan.rows("idempotency_keys") <= 100, plan.text
 
@@ -270,7 +309,7 @@ async def test_claims_and_flushes_stay_on_their_page_and_within_the_budget_of_wa
         print(f"\nWAL of a run in bytes: {figures}; of a key: {keyed}; HOT claims: {hot:.1%}")
     assert figures["three"] <= 2_048 + DOCUMENTS
     assert figures["one"] <= figures["three"]
-    assert keyed <= 320
+    assert keyed <= 350, "0.3 KB, and the splits of pages that fell to one side"
     assert hot >= 0.9
 
 
