@@ -97,7 +97,9 @@ class _Resolver:
         elif name in TYPES:
             return
         elif self._scope.bare and name in STEP_VARIABLES:
-            message = f"the variable {name} is not available here; for the input's field of that name write input.{name}"
+            message = (
+                f"the variable {name} is not available here; for the input's field of that name write input.{name}"
+            )
             raise ExpressionError(message)
         elif self._scope.bare:
             self._check_field(name)
