@@ -110,7 +110,7 @@ def _live(folder: Path) -> LiveDev | None:
             str(about["redisUrl"]),
             str(about["redisPrefix"]),
         )
-    except (OSError, ValueError, KeyError):  # not there, not ours, or of another version
+    except (OSError, ValueError, KeyError, TypeError):  # not there, not ours, or of another version
         return None
 
 

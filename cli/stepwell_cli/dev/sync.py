@@ -11,14 +11,15 @@ from stepwell.domain.errors import StepwellError
 from stepwell_cli.dev.catalogue import Catalogue
 from stepwell_cli.dev.files import Watch, signatures
 from stepwell_cli.dev.plan import Identity, Planner, wanted
-from stepwell_cli.dev.sift import load
+from stepwell_cli.dev.sift import for_workflows, load
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from stepwell.adapters.postgres.workflow_store import WorkflowStore
     from stepwell.adapters.secrets.local import LocalSecrets
     from stepwell.domain.errors import Problem
+    from stepwell.domain.manifest import Document
     from stepwell_cli.dev.files import Changes
     from stepwell_cli.dev.plan import Plan, Wanted
     from stepwell_cli.dev.report import Report
@@ -71,27 +72,29 @@ class Sync:
         self._secrets = secrets
         self._report = report
         self._planner = Planner()
+        self._asked: dict[Identity, Wanted] = {}
         self._active: dict[Identity, bytes] = {}
         self._revisions: dict[Identity, int] = {}
         self._files: dict[Identity, str] = {}
         self._held: frozenset[Identity] = frozenset()
+        self._read: dict[str, Document] = {}
         self._trouble = ""
 
     @property
     def workflows(self) -> int:
         """How many the manifests define."""
-        return len(wanted(self._manifests.catalogue.documents))
+        return len(self._asked)
 
     async def begin(self, store: WorkflowStore, *, sole: bool) -> None:
         """Learn what stands in the database. ``sole``: nobody else keeps workflows there, so all of it is ours."""
-        asked = wanted(self._manifests.catalogue.documents)
+        self._take()
         for standing in await store.standing():
             name = Identity(standing.namespace, standing.name)
-            if sole or name in asked:
+            if sole or name in self._asked:
                 self._active[name] = standing.hash
                 self._revisions[name] = standing.revision_id
-            if name in asked and asked[name].hash == standing.hash:
-                self._say("unchanged", name, asked[name])
+            if name in self._asked and self._asked[name].hash == standing.hash:
+                self._say("unchanged", name, self._asked[name])
 
     async def run(self, engine: Engine, store: WorkflowStore) -> None:
         """Look, read and carry out, for ever; cancelled to stop."""
@@ -112,16 +115,30 @@ class Sync:
     async def step(self, engine: Engine, store: WorkflowStore) -> bool:
         """One look; whether another one should follow soon."""
         changes = await asyncio.to_thread(self._manifests.read)
-        catalogue = self._manifests.catalogue
         if changes.changed or changes.gone:
-            self._secrets.replace(catalogue.documents)
-        asked = wanted(catalogue.documents)
-        plan = self._planner.plan(asked, self._active, catalogue.bad, time.monotonic())
-        self._tell_kept(asked, changes.changed & catalogue.bad.keys())
-        self._tell_held(plan, sorted(catalogue.bad))
+            self._take()
+        bad = self._manifests.catalogue.bad
+        plan = self._planner.plan(self._asked, self._active, bad, time.monotonic())
+        self._tell_kept(changes.changed & bad.keys())
+        self._tell_held(plan, sorted(bad))
         await self._carry_out(plan, engine, store)
-        self._files |= {name: item.document.file for name, item in asked.items()}
         return changes.unsettled or plan.waiting
+
+    def _take(self) -> None:
+        """The catalogue changed."""
+        documents = self._manifests.catalogue.documents
+        self._asked = wanted(documents)
+        self._files |= {name: item.document.file for name, item in self._asked.items()}
+        self._take_secrets(documents)
+
+    def _take_secrets(self, documents: Sequence[Document]) -> None:
+        """The steps use these from now on. A change is said, never a value."""
+        self._secrets.replace(documents)
+        secrets = {f"{d.namespace}/{d.name}": d for d in documents if d.kind == "Secret" and for_workflows(d)}
+        for name, document in secrets.items():
+            if name not in self._read or self._read[name].raw != document.raw:
+                self._report.event("read", name, f"Secret, {document.file}:{document.line}", file=document.file)
+        self._read = secrets
 
     async def _carry_out(self, plan: Plan, engine: Engine, store: WorkflowStore) -> None:
         for item in plan.apply:
@@ -143,9 +160,9 @@ class Sync:
         fields = {"workflow": str(name), "revision": revision, "file": document.file, "line": document.line}
         self._report.event(word, str(name), f"revision {revision}{asleep}, {place}", **fields)
 
-    def _tell_kept(self, asked: Mapping[Identity, Wanted], bad: Collection[str]) -> None:
+    def _tell_kept(self, bad: Collection[str]) -> None:
         """What a bad file held when it was good goes on."""
-        for name, item in asked.items():
+        for name, item in self._asked.items():
             if item.document.file in bad and name in self._revisions:
                 text = f"revision {self._revisions[name]} goes on until {item.document.file} is sound"
                 self._report.event("kept", str(name), text, workflow=str(name), revision=self._revisions[name])
