@@ -196,7 +196,7 @@ class WorkerProcess:
 class Fault:
     """What is known at a fault: its time, the steps durable by then, and how many requests had arrived.
 
-    ``repeats``: effects that were in flight may come again.
+    ``repeats``: effects that were in flight may come again. ``late``: a stopped process goes on.
     """
 
     name: str
@@ -204,6 +204,7 @@ class Fault:
     durable: frozenset[str]
     arrived: int
     repeats: bool
+    late: bool
 
 
 # -- the system --------------------------------------------------------------------------------------------------------
@@ -271,10 +272,13 @@ class System:
             self.accepted[key] = (answer.id, workflow)
             return answer.id
 
-    async def struck(self, name: str, *, repeats: bool = False) -> Fault:
-        """Note a fault that has just begun."""
+    async def struck(self, name: str, *, repeats: bool = False, late: bool = False) -> Fault:
+        """Note a fault that has just begun. ``late``: a stopped process goes on, and a request that it was about to send
+        when it was stopped may arrive now, though another worker has recorded the step meanwhile.
+        """
         at = time.monotonic()
-        fault = Fault(name, at, frozenset(await self.durable()), len(self.receiver.effects), repeats)
+        durable = frozenset() if late else frozenset(await self.durable())
+        fault = Fault(name, at, durable, len(self.receiver.effects), repeats, late)
         self.faults.append(fault)
         return fault
 
@@ -418,8 +422,16 @@ class System:
                 excuses = [f for f in self.faults if f.repeats and first.at <= f.at <= second.at]
                 assert excuses, f"{key} was done twice without being in flight at a fault"
         for fault in self.faults:
-            again = {e.key for e in self.receiver.effects[fault.arrived :]} & fault.durable
+            again = {
+                e.key for e in self.receiver.effects[fault.arrived :] if e.key in fault.durable and not self._late(e)
+            }
             assert not again, f"after {fault.name}, steps ran again whose result was durable: {sorted(again)[:5]}"
+
+    def _late(self, effect: Effect) -> bool:
+        """Whether a process that was stopped before the step was durable, and goes on now, may have sent this."""
+        wakes = [f.at for f in self.faults if f.late and f.at <= effect.at]
+        stops = [f.at for f in self.faults if f.repeats and not f.late and effect.key not in f.durable]
+        return bool(wakes and stops) and min(stops) <= max(wakes)
 
     def _judge_logs(self) -> None:
         for worker in self.workers:

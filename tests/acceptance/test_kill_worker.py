@@ -87,7 +87,7 @@ async def revive(system: System, zombie: WorkerProcess) -> None:
     """Let a stopped worker go on: it begins a new life under another id."""
     (former,) = await system.lives(zombie)
     zombie.signal(signal.SIGCONT)
-    await system.struck("the zombie wakes", repeats=True)
+    await system.struck("the zombie wakes", repeats=True, late=True)
 
     async def reborn() -> bool:
         query = "SELECT id FROM workers WHERE process = %s AND dead_at IS NULL AND id > %s AND counter > 0"

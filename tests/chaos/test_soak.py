@@ -67,7 +67,7 @@ class Nemesis:
     async def wake_worker(self) -> None:
         while self.stopped:
             self.stopped.pop().signal(signal.SIGCONT)
-            await self.system.struck("SIGCONT of a worker", repeats=True)
+            await self.system.struck("SIGCONT of a worker", repeats=True, late=True)
 
     async def leave(self) -> None:
         leaving = self.luck.choice(self.up())
