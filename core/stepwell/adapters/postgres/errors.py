@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from stepwell.domain.errors import ConflictError, DataRefusedError, UnavailableError
+from stepwell.domain.errors import ConflictError, DataRefusedError, StepwellError, UnavailableError
 
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 _LIMIT_EXCEEDED = "54"  # the SQLSTATE class of statements that are too large or too complex
@@ -15,26 +15,26 @@ _LIMIT_EXCEEDED = "54"  # the SQLSTATE class of statements that are too large or
 
 @contextmanager
 def retyped(doing: str) -> Iterator[None]:
-    """Re-type errors of psycopg: UnavailableError for a lost or refused connection, else ConflictError or
-    DataRefusedError. After UnavailableError it is unknown whether the statement took effect.
+    """Re-type errors of psycopg: ConflictError, DataRefusedError, and UnavailableError for everything else.
+
+    Only what a row itself is to blame for is refused: data that does not fit, broken constraints, statements that are too
+    large. A standby that was not promoted yet or a missing privilege must cost nobody a result, so it is waited for. After
+    UnavailableError it is unknown whether the statement took effect.
     """
     try:
         yield
-    except _CONFLICTS as exc:
-        message = f"{doing}: {_first_line(exc)}"
-        raise ConflictError(message) from exc
-    except psycopg.OperationalError as exc:
-        if (exc.sqlstate or "").startswith(_LIMIT_EXCEEDED):
-            message = f"{doing}: {_first_line(exc)}"
-            raise DataRefusedError(message) from exc
-        message = f"{doing}: PostgreSQL is not available: {_first_line(exc)}"
-        raise UnavailableError(message) from exc
-    except psycopg.InterfaceError as exc:
-        message = f"{doing}: PostgreSQL is not available: {_first_line(exc)}"
-        raise UnavailableError(message) from exc
     except psycopg.Error as exc:
-        message = f"{doing}: {_first_line(exc)}"
-        raise DataRefusedError(message) from exc
+        kind = _error(exc)
+        lost = kind is UnavailableError and isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
+        raise kind(f"{doing}: {'PostgreSQL is not available: ' if lost else ''}{_first_line(exc)}") from exc
+
+
+def _error(exc: psycopg.Error) -> type[StepwellError]:
+    if isinstance(exc, _CONFLICTS):
+        return ConflictError
+    if isinstance(exc, psycopg.DataError | psycopg.IntegrityError) or (exc.sqlstate or "").startswith(_LIMIT_EXCEEDED):
+        return DataRefusedError
+    return UnavailableError
 
 
 def _first_line(exc: psycopg.Error) -> str:
