@@ -26,7 +26,8 @@ def retyped(doing: str) -> Iterator[None]:
     except psycopg.Error as exc:
         kind = _error(exc)
         lost = kind is UnavailableError and isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
-        raise kind(f"{doing}: {'PostgreSQL is not available: ' if lost else ''}{_first_line(exc)}") from exc
+        message = f"{doing}: {'PostgreSQL is not available: ' if lost else ''}{_first_line(exc)}"
+        raise kind(message) from exc
 
 
 def _error(exc: psycopg.Error) -> type[StepwellError]:
