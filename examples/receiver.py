@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 
@@ -44,7 +45,10 @@ class Receiver(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/status/418`` answers 418; ``/flaky`` answers 503 to the first try of each Idempotency-Key; all else 200."""
+    """``/status/418`` answers 418; ``/flaky`` answers 503 to the first try of each Idempotency-Key; all else 200.
+
+    ``/slow/10`` takes ten seconds.
+    """
 
     protocol_version = "HTTP/1.1"
     server: Receiver
@@ -57,8 +61,13 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError:
             received = text
         status = self._status()
+        time.sleep(self._delay())
         self.server.said(f"receiver: {self.command} {self.path} {text or '(no body)'} -> {status}")
         body = json.dumps({"received": received}, ensure_ascii=False).encode()
+        with contextlib.suppress(ConnectionError):  # whoever asked is gone
+            self._send(status, body)
+
+    def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -68,8 +77,15 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer  # noqa: N815 - the names that http.server calls
 
+    def _parts(self) -> tuple[str, ...]:
+        return PurePosixPath(self.path.partition("?")[0]).parts[1:]
+
+    def _delay(self) -> int:
+        parts = self._parts()
+        return int(parts[1]) if len(parts) == 2 and parts[0] == "slow" and parts[1].isdecimal() else 0
+
     def _status(self) -> int:
-        parts = PurePosixPath(self.path.partition("?")[0]).parts[1:]
+        parts = self._parts()
         if len(parts) == 2 and parts[0] == "status" and parts[1].isdecimal():
             return int(parts[1])
         if parts[:1] == ("flaky",) and self.server.tries(self.headers.get("Idempotency-Key", "")) == 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stepwell.settings import Settings
 
 NAME = ".stepwell"
-LOCK = "dev.lock"
+LOCK = "dev.pid"
 CONNECTION = "dev.json"
 _TRIES, _PAUSE = 10, 0.02  # another command may hold the lock for a moment, to see whether somebody does
 
