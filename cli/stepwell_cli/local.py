@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from stepwell.domain.errors import UnavailableError
 from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from stepwell.settings import Settings
+
+PERIOD = 0.5  # seconds between two looks whether our servers run
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -34,10 +40,12 @@ async def services(
     valkey = EmbeddedValkey(directory and directory / "valkey") if settings.redis_url is None else None
     servers = [server for server in (postgres, valkey) if server is not None]
     executor = ThreadPoolExecutor()
+    watching: asyncio.Future[None] | None = None
     loop = asyncio.get_running_loop()
     try:
         tasks = [*(server.start for server in servers), meanwhile]
         await asyncio.gather(*(loop.run_in_executor(executor, task) for task in tasks))
+        watching = asyncio.ensure_future(_watch(servers, executor))
         yield replace(
             settings,
             database_url=postgres.dsn() if postgres else settings.database_url,
@@ -45,6 +53,21 @@ async def services(
             allow_loopback=True,
         )
     finally:
+        if watching is not None:
+            watching.cancel()
         executor.shutdown()  # a start under way comes to its end: only what stands can be stopped
         for server in servers:
             server.stop()
+
+
+async def _watch(servers: Sequence[EmbeddedPostgres | EmbeddedValkey], executor: ThreadPoolExecutor) -> None:
+    """Start again what ended by itself, or by a hand that meant something else; it comes back under the same address."""
+    while True:
+        await asyncio.sleep(PERIOD)
+        for server in servers:
+            if not server.running:
+                log.warning("the local %s ended; it is started again", type(server).__name__.removeprefix("Embedded"))
+                try:
+                    await asyncio.get_running_loop().run_in_executor(executor, server.start)
+                except UnavailableError as exc:
+                    log.warning("%s", exc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -330,6 +331,22 @@ def test_sigterm_lets_steps_in_flight_end(light: Dev, receiver: Receiver) -> Non
     dev.process = None
     assert receiver.count("/held") == 1
     dev.until("succeeded +default/calls", 0.0)
+
+
+def test_servers_that_are_killed_are_started_again(dev: Dev, receiver: Receiver) -> None:
+    (dev.folder / "calls.yaml").write_text(CALLS.format(port=receiver.port))
+    dev.start()
+    with dev.other("run", "calls.yaml") as client:
+        eventually_sync(lambda: receiver.count("/held") == 1, 20)
+        postgres = (dev.folder / ".stepwell/postgres/data/postmaster.pid").read_text().splitlines()[0]
+        os.kill(int(postgres), signal.SIGKILL)
+        dev.until("the local Postgres ended; it is started again")
+        receiver.release.set()
+        dev.until("succeeded +default/calls")
+        output, shown = client.communicate(timeout=30)
+    assert (client.returncode, output) == (0, '"all done"\n'), shown
+    assert dev.end() == 0
+    assert "Traceback" not in dev.said
 
 
 # -- the environment -----------------------------------------------------------------------------------------------------
