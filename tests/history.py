@@ -86,6 +86,7 @@ class History:
     dsn: str
     workflow: int
     revision: int
+    version: int  #: of the server, such as 180006
     worker: int = 0
     ended: list[str] = field(default_factory=list)
     queued: list[str] = field(default_factory=list)
@@ -102,7 +103,8 @@ class History:
             connection.execute("UPDATE workflows SET active_revision_id = %s", [row[1]])
             connection.execute(_OTHER_WORKFLOWS)
             connection.execute(_LEFT_ALONE)
-        return cls(dsn, *row)
+            version = connection.info.server_version
+        return cls(dsn, *row, version)
 
     def fill(self, ended: int, queued: int, running: int, waiting: int, worker: int) -> None:
         """A month of ended runs with three steps each; in the last minutes a backlog in three namespaces, what ``worker``
