@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from psycopg import ProgrammingError
+
 from stepwell.adapters.postgres.history_store import HistoryStore, Selection
 from stepwell.adapters.postgres.migrate import SchemaError, pending
 from stepwell.adapters.postgres.session import Session
 from stepwell.domain.durations import parse_duration
-from stepwell.domain.errors import DataRefusedError, UsageError
+from stepwell.domain.errors import UnavailableError, UsageError
 from stepwell.domain.manifest import DEFAULT_NAMESPACE
 from stepwell.domain.states import RunStatus
 from stepwell.settings import read
@@ -129,8 +131,9 @@ async def _history() -> AsyncIterator[HistoryStore]:
     async with Session(settings.database_url, "reading runs") as session:
         try:
             yield HistoryStore(session)
-        except DataRefusedError as exc:
-            missing = await pending(settings.database_url)
+        except UnavailableError as exc:
+            unknown_name = isinstance(exc.__cause__, ProgrammingError)
+            missing = await pending(settings.database_url) if unknown_name else ()
             if not missing:
                 raise
             message = f"the database lacks the migrations {', '.join(missing)}; run `stepwell migrate`"
