@@ -26,6 +26,7 @@ from stepwell.engine.revisions import Revisions
 
 MAX_BATCH = 1_000  # starts in one transaction
 MAX_BYTES = 4 << 20  # of their inputs
+HINT_TIME = 1.0  # seconds that stopping waits for the last offers; what is not offered is found by the leader
 PATIENCE = 3.0  # seconds that a start waits for the database before it is refused
 FRESH = 1.0  # seconds that a workflow's active revision is believed without asking
 
@@ -96,6 +97,8 @@ class Intake:
                 await self._accept(batch)
         finally:
             _refuse(batch + self._waiting, UnavailableError("intake stopped before the answer came"))
+            if self._hints:
+                await asyncio.wait(self._hints, timeout=HINT_TIME)
 
     def _gather(self) -> list[_Waiting]:
         count = size = 0
