@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from stepwell.actions.registry import default_actions
-from stepwell.adapters.http.client import AiohttpClient
-from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.adapters.http.outgoing import http_clients
 from stepwell.adapters.postgres.history_store import HistoryStore
 from stepwell.adapters.postgres.intake_store import NewRevision, PostgresIntakeStore
 from stepwell.adapters.postgres.migrate import migrate
@@ -91,8 +91,8 @@ async def engine_on(
         clock = Clock()
         queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
         stack.push_async_callback(queue.close)
-        policy = AddressPolicy(allow_loopback=settings.allow_loopback)
-        actions = default_actions(await stack.enter_async_context(AiohttpClient(policy)), secrets)
+        clients = await stack.enter_async_context(http_clients(settings, os.environ))
+        actions = default_actions(clients, secrets)
         session = await stack.enter_async_context(Session(settings.database_url, "command line", clock))
         runs = PostgresRunStore(session, session)
         store = PostgresIntakeStore(session, settings.idempotency)

@@ -34,7 +34,7 @@ REFUSED = {
     "segment routing": ["5f00::1"],
     "discard": ["100::1"],
     "zone": ["fe80::1%eth0", "2606:4700::1111%1"],
-    "metadata": [*map(str, METADATA), "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "::a9fe:a9fe", "64:ff9b::a83f:8110"],
+    "metadata": [*sorted(map(str, METADATA)), "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "::a9fe:a9fe", "64:ff9b::a83f:8110"],
     "not an IP address": ["", "localhost", "127.1", "2130706433", "0x7f.0.0.1", "0177.0.0.1", "127.0.0.1.", "1.2.3.4 ", "[::1]"],
 }  # fmt: skip
 LOOPBACK = ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "0:0:0:0:0:ffff:7f00:1"]
