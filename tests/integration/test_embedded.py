@@ -146,7 +146,15 @@ def test_long_paths_get_a_short_socket() -> None:
             assert execute(postgres.dsn(), "SELECT 1") == [(1,)]
             sockets = Path(execute(postgres.dsn(), "SHOW unix_socket_directories")[0][0])
             assert len(os.fsencode(sockets)) < 80
+            addresses = (valkey.url, postgres.dsn())
         assert not sockets.exists()
+        with EmbeddedValkey(long / "valkey") as valkey, EmbeddedPostgres(long / "postgres") as postgres:
+            assert (valkey.url, postgres.dsn()) == addresses, "clients find a restarted server where it was"
+        squatted = EmbeddedPostgres(long / "postgres")
+        sockets.touch()
+        with squatted as postgres:
+            assert postgres.dsn() != addresses[1]
+        sockets.unlink()
 
 
 def test_temporary_data_is_removed() -> None:

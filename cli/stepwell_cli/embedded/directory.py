@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stepwell.domain.errors import UnavailableError
 
+NOTE = "sockets"  #: the file that names the short directory
 SOCKET_PATH_LIMIT = 103  #: bytes; ``sun_path`` holds 104 with its NUL on macOS, 108 on Linux
 
 
@@ -65,8 +66,21 @@ class ServiceDirectory:
             place.mkdir(mode=0o700, exist_ok=True)
             return place
         if self._short is None:
-            self._short = Path(tempfile.mkdtemp(prefix="stepwell-", dir="/tmp"))
+            self._short = self._again() or Path(tempfile.mkdtemp(prefix="stepwell-", dir="/tmp"))
+            (self.path / NOTE).write_text(str(self._short), "utf-8")
         return self._short
+
+    def _again(self) -> Path | None:
+        """The short directory of the last start, made anew: who was connected to these services finds them there."""
+        try:
+            place = Path("/tmp") / Path((self.path / NOTE).read_text("utf-8")).name  # noqa: S108 - as mkdtemp above
+            if not place.name.startswith("stepwell-"):
+                return None
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(mode=0o700)  # fails where anything, also of somebody else, stands in its place
+        except (OSError, ValueError):
+            return None
+        return place
 
     @property
     def disposable(self) -> tuple[Path, ...]:

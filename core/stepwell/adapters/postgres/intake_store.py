@@ -50,7 +50,7 @@ class PostgresIntakeStore:
             "again": again,
             "keep": self._keep,
         }
-        rows = await self._session.execute(_ACCEPT, params)
+        rows = await self._session.execute_once(_ACCEPT, params)
         plain = {row[0] for row in rows if row[3] is None}
         keyed = {row[1:4]: (row[0], row[4]) for row in rows if row[3] is not None}
         answers = {run.id: Accepted(run.id, repeated=False, input_differs=False) for run in runs if run.id in plain}

@@ -73,7 +73,7 @@ class PostgresRunStore:
     async def flush(self, worker: int, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
         """See RunStore."""
         params = {"worker": worker, "ids": uuid_array(e.run_id for e in entries), **flush_sets(entries)}
-        rows = await self._journal.execute(_SQL["flush"], params)
+        rows = await self._journal.execute_once(_SQL["flush"], params)
         return {row[0]: Kept(row[1], row[2], row[3], row[4]) for row in rows}
 
     async def cancel(self, namespace: str, ids: Sequence[str]) -> dict[str, str]:
