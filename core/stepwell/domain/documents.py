@@ -23,6 +23,7 @@ MAX_DEPTH = 64
 MAX_KEYS = 10_000
 MAX_INTEGER = 2**63 - 1  # what CEL and PostgreSQL's bigint hold
 
+_SMALL = 3_000  # bytes
 _LONG_NUMBER = re.compile(rb"\d{17,}")
 
 
@@ -49,10 +50,12 @@ def loads(data: bytes | str, *, max_bytes: int = MAX_BYTES, what: str = "the doc
 def dumps(value: object) -> bytes:
     """Serialise a value that ``check`` accepts. Raises DocumentError for anything that is not JSON."""
     try:
-        return orjson.dumps(value)
+        document = orjson.dumps(value)
     except (orjson.JSONEncodeError, RecursionError) as exc:
         message = f"a value is not JSON: {exc}"
         raise DocumentError(message) from exc
+    # What orjson returns keeps a buffer of some 4 KB; documents are small, and thousands wait for a flush.
+    return bytes(memoryview(document)) if len(document) < _SMALL else document
 
 
 def check(value: JsonValue, *, what: str = "the document") -> None:

@@ -31,7 +31,7 @@ OFFER_TIME = 1.0  # seconds that a drained worker takes to offer the runs that i
 SUSPECT_PAUSE = 2.0  # seconds between looks for a suspect
 SUSPECT_LOOK = 0.1  # seconds between looks whether the one that runs has moved on
 MAX_EFFECTS = 500
-MAX_BACKLOG = 2_000  # runs waiting for their flush, beyond which nothing is taken
+MAX_BACKLOG = 1_000  # runs waiting for their flush, beyond which nothing is taken
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import orjson
@@ -66,7 +67,9 @@ class Results:
     def input_reference(self, step: Step) -> tuple[bytes | None, bytes | None]:
         """The input for the record, as (reference, None) where it is stored already, else as (None, document)."""
         origin = self._input(step)[1]
-        return (None, origin) if isinstance(origin, bytes) else (orjson.dumps(origin), None)
+        if isinstance(origin, bytes):
+            return None, origin
+        return _reference(origin) if isinstance(origin, str) else dumps(origin), None
 
     def context(self, step: Step, value: JsonValue) -> Context:
         """The values that the step's expressions may read; only those that they do read are built."""
@@ -227,6 +230,11 @@ class Results:
             "steps": self._steps_variable(self._revision.all),
         }
         return Context(variables, now=as_datetime(latest))
+
+
+@lru_cache(maxsize=10_000)
+def _reference(origin: str) -> bytes:
+    return dumps(origin)
 
 
 def _error(reason: str, message: str) -> JsonObject:
