@@ -30,7 +30,7 @@ def failure_of(exc: BaseException, seconds: float, *, sent: bool) -> StepFailure
         return _network("ProxyFailed", f"no connection to the proxy: {_plain(cause)}", sent=False)
     if isinstance(exc, TimeoutError):
         where = "no complete answer" if sent else "no connection"
-        return StepFailure("Timeout", f"{where} within {seconds:g} s", kind="Timeout", sent=sent)
+        return StepFailure("Timeout", f"{where} within {round(seconds, 1) or seconds:g} s", kind="Timeout", sent=sent)
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         return _network("NameNotResolved", f"the host name does not resolve: {_plain(cause)}", sent=False)
     if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)) or isinstance(cause, ssl.SSLError):
