@@ -24,6 +24,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.meters import Meters, rss_of
+from bench.steady import steady
 from bench.system import Client, client, finished, receiver, workers
 from bench.workloads import INPUT, WORKLOADS
 
@@ -127,6 +128,8 @@ def measure(rounds: int, scale: float) -> dict[str, Any]:
                 dsn = fresh(server, valkey.url, next(numbers))
                 found = uvloop.run(latency(dsn, valkey.url, name, port))
                 results[name][-1].update(found)
+            dsn = fresh(server, valkey.url, next(numbers))
+            results["one_step"][-1].update(uvloop.run(steady(dsn, valkey.url, "one_step")))
     return {name: _medians(found) for name, found in results.items()}
 
 
