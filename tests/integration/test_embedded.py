@@ -227,6 +227,32 @@ def test_the_same_data_again_right_after_a_kill(kept: Path) -> None:
             execute(server.dsn(), "SELECT * FROM facts")
 
 
+def test_the_watchdog_of_the_killed_takes_nothing_from_its_successor(kept: Path) -> None:
+    """Where the path is too long for a socket, both use the same short directory."""
+    with tempfile.TemporaryDirectory(prefix="long-" + 90 * "x") as path:
+        parent, found = start_parent(path)
+        with parent:
+            parent.kill()
+            parent.wait()
+            with EmbeddedPostgres(Path(path)) as server:
+                eventually_sync(lambda: not watched(found["pids"][0]))
+                assert execute(server.dsn(), "SELECT 1") == [(1,)]
+
+
+def watched(pid: int) -> bool:
+    """Whether a watchdog of this server is still there."""
+    wanted = f"\0watchdog\0{pid}\0".encode()
+    found = (entry for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return any(wanted in command(entry) for entry in found)
+
+
+def command(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_a_terminal_interrupt_does_not_reach_the_servers(kept: Path) -> None:
     with EmbeddedPostgres(kept) as postgres, EmbeddedValkey() as valkey:
         assert os.getsid(0) not in {os.getsid(postgres.pid), os.getsid(valkey.pid)}

@@ -61,7 +61,11 @@ async def at_work(database: str, url: str, **ways: str) -> AsyncIterator[System]
 
 
 async def uses_the_queue(system: System, url: str) -> None:
-    """Runs go by way of Redis again: the workers take from it, and nobody falls back."""
+    """Runs go by way of Redis again: the workers take from it, and nobody falls back.
+
+    The workers find Redis before intake does, which pauses after a failure (`PAUSE` of `offers.py`): what is started
+    meanwhile is offered by the leader.
+    """
     await eventually(lambda: all(len(w.lines(BACK)) == len(w.lines(LOST)) for w in system.workers))
     falls = [len(w.lines(LOST)) for w in system.workers]
     with redis.Redis.from_url(url) as client:
@@ -69,7 +73,7 @@ async def uses_the_queue(system: System, url: str) -> None:
         took = await system.ended(await system.start(20))
         assert client.info("commandstats")["cmdstat_fcall"]["calls"] > before
     assert falls == [len(w.lines(LOST)) for w in system.workers]
-    assert took < SLACK, f"{took:.1f} s by way of the queue"
+    assert took < OFFERED + SLACK, f"{took:.1f} s by way of the queue"
 
 
 def told_once(system: System, times: int = 1) -> None:

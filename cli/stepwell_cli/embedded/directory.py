@@ -52,8 +52,9 @@ class ServiceDirectory:
 
     def release(self) -> None:
         """Unlock, and remove what is temporary."""
-        for path in self.disposable:
-            shutil.rmtree(path, ignore_errors=True)
+        for path in self.path if self.temporary else None, self._short:
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
         self._short = None
         if self._lock is not None:
             os.close(self._lock)
@@ -84,6 +85,6 @@ class ServiceDirectory:
 
     @property
     def disposable(self) -> tuple[Path, ...]:
-        """What nobody needs once the service has ended."""
-        paths = (self.path if self.temporary else None, self._short)
+        """What somebody else may remove should its owner die: nothing that the next owner uses again."""
+        paths = (self.path, self._short) if self.temporary else ()
         return tuple(path for path in paths if path is not None)

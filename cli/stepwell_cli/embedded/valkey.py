@@ -101,7 +101,7 @@ class EmbeddedValkey:
         server = Server(
             argv,
             log=self._directory.path / "valkey.log",
-            stop_signal=signal.SIGTERM,
+            stop_signal=signal.SIGKILL,  # asked to end it would remove its socket: by then perhaps its successor's
             disposable=self._directory.disposable,
         )
         server.wait_ready(lambda: _answers(self._socket), START_TIMEOUT)
