@@ -30,11 +30,12 @@ from http_servers import Received, json_response, response, serve
 from waiting import eventually
 
 from stepwell.actions.registry import default_actions
-from stepwell.adapters.postgres.intake_store import NewRevision, PostgresIntakeStore
+from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.domain.errors import UnavailableError
+from stepwell.engine.apply import NewRevision
 from stepwell.engine.clock import Clock
 from stepwell.engine.intake import Intake, Start
 from stepwell.engine.maintenance.offers import Offers

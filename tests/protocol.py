@@ -11,13 +11,14 @@ import psycopg
 from psycopg.rows import dict_row
 from waiting import eventually
 
-from stepwell.adapters.postgres.intake_store import NewRevision, PostgresIntakeStore
+from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.liveness import Liveness
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.postgres.upkeep_store import PostgresUpkeepStore
 from stepwell.domain.ids import uuid7
 from stepwell.domain.states import RunStatus, StepStatus
+from stepwell.engine.apply import NewRevision
 from stepwell.engine.clock import Clock
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, NewRun, Park
 

@@ -8,19 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import orjson
-
 from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.outgoing import http_clients
 from stepwell.adapters.postgres.history_store import HistoryStore
-from stepwell.adapters.postgres.intake_store import NewRevision, PostgresIntakeStore
+from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.migrate import migrate
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
-from stepwell.domain.compile import revision_hash
 from stepwell.domain.errors import UsageError
-from stepwell.domain.support import language_features
+from stepwell.engine.apply import revision_of
 from stepwell.engine.clock import Clock
 from stepwell.engine.control import Control
 from stepwell.engine.intake import Intake, Start
@@ -59,19 +56,8 @@ class Engine:
 
     async def apply(self, document: Document, workflow: Workflow) -> ActiveWorkflow:
         """Make this the workflow's active revision."""
-        spec = workflow.spec
-        return await self.store.apply(
-            NewRevision(
-                namespace=document.namespace,
-                name=document.name,
-                spec=orjson.dumps(document.raw["spec"]),
-                hash=revision_hash(spec),
-                features=language_features(spec),
-                suspended=spec.suspend,
-                retain_succeeded=spec.retention.succeeded,
-                retain_failed=spec.retention.failed,
-            )
-        )
+        revision = revision_of(document.namespace, document.name, document.raw["spec"], workflow.spec)
+        return await self.store.apply(revision)
 
     async def start(self, document: Document, value: JsonValue) -> str:
         """The id of a new run, durable."""

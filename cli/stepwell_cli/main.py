@@ -146,6 +146,22 @@ def worker() -> None:
     work()
 
 
+@app.command()
+def operator() -> None:
+    """Keep a cluster's resources and the database in step until SIGTERM. Needs DATABASE_URL, REDIS_URL and a cluster."""
+    from stepwell_cli.processes import operator as operate
+
+    operate()
+
+
+@app.command()
+def gateway() -> None:
+    """Serve webhooks and the HTTP API until SIGTERM. Needs DATABASE_URL and REDIS_URL; PORT is 8080 unless set."""
+    from stepwell_cli.processes import gateway as serve
+
+    serve()
+
+
 runs = typer.Typer(
     name="runs",
     help="Look at runs. These commands read the database named by DATABASE_URL, else that of this folder's `stepwell dev`.",

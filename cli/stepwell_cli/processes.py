@@ -31,3 +31,21 @@ def worker() -> None:
     settings = read()
     setup_logging(settings.logs)
     main(settings)
+
+
+def operator() -> None:
+    """An operator until SIGTERM."""
+    from stepwell_operator.process import main
+
+    settings = read()
+    setup_logging(settings.logs)
+    main(settings)
+
+
+def gateway() -> None:
+    """A gateway until SIGTERM."""
+    from stepwell_gateway.process import main
+
+    settings = read()
+    setup_logging(settings.logs)
+    main(settings)

@@ -23,6 +23,7 @@ from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue import ReadyQueue
 from stepwell.domain.errors import DataRefusedError, InputError, NotFoundError, UnavailableError
+from stepwell.domain.ids import deterministic_uuid7
 from stepwell.engine import intake as module
 from stepwell.engine.clock import Clock
 from stepwell.engine.intake import Intake, Start, SuspendedError
@@ -280,3 +281,13 @@ async def test_what_is_stored_is_our_own_serialisation(database: str) -> None:
         assert row is not None
         assert json.loads(row[0]) == {"é": [1.5, None, "\u2028"], "n": 2**63 - 1}
         assert " " not in row[0]
+
+
+async def test_a_deterministic_id_leads_to_one_run(database: str) -> None:
+    """Also where it comes again with another batch, after the answer was lost and the process with it."""
+    fixed = deterministic_uuid7(int(time.time() * 1000), "uid-1")
+    async with opened(database) as door:
+        first = await door.start(run_id=fixed)
+        again, other = await asyncio.gather(door.start(run_id=fixed), door.start())
+        assert first.id == again.id == fixed
+        assert door.runs() == {fixed, other.id}

@@ -28,12 +28,13 @@ from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.allowances import StaticAllowances
 from stepwell.adapters.http.clients import HttpClients
 from stepwell.adapters.http.guard import AddressPolicy
-from stepwell.adapters.postgres.intake_store import NewRevision, PostgresIntakeStore
+from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.adapters.secrets.local import LocalSecrets
 from stepwell.domain.manifest import load_text
+from stepwell.engine.apply import NewRevision
 from stepwell.engine.clock import Clock
 from stepwell.engine.intake import Intake, Start
 from stepwell.engine.maintenance.offers import Offers

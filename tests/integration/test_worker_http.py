@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from waiting import eventually
 
-from stepwell.adapters.postgres.intake_store import NewRevision
 from stepwell.adapters.postgres.migrate import migrate
+from stepwell.engine.apply import NewRevision
 from stepwell.engine.intake import Start
 
 if TYPE_CHECKING:

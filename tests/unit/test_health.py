@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 from waiting import eventually
 
 from stepwell.domain.errors import UnavailableError
+from stepwell.metrics import serving as health
+from stepwell.metrics.serving import measure_lag, serving
 from stepwell.settings import OperationsSettings
-from stepwell_worker import health
-from stepwell_worker.health import measure_lag, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -12,19 +11,16 @@ import uvloop
 
 from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.outgoing import http_clients
-from stepwell.adapters.postgres.migrate import pending
+from stepwell.adapters.postgres.migrate import schema_is_there
 from stepwell.adapters.redis_queue.queue import ReadyQueue
-from stepwell.domain.errors import UnavailableError, UsageError
-from stepwell.engine.backoff import Backoff
+from stepwell.domain.errors import UsageError
 from stepwell.engine.observer import Observer, Several
+from stepwell.metrics.serving import measure_lag, serving
 from stepwell.metrics.worker import WorkerMetrics
 from stepwell.run_log import RunLog
 from stepwell.settings import Settings
-from stepwell_worker.health import measure_lag, serving
 from stepwell_worker.status import Status
 from stepwell_worker.worker import Worker
-
-SCHEMA_PATIENCE = 10.0  # seconds that a look at the schema's version may take
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ async def serve(settings: Settings) -> None:
     async with serving(settings.operations, metrics.registry, status.missing):
         lag = asyncio.ensure_future(measure_lag(metrics.lagged))
         try:
-            if await _schema_is_there(settings.database_url, status, stopping):
+            if await schema_is_there(settings.database_url, stopping, status.told):
                 await _live(settings, settings.redis_url, Several(metrics, RunLog()), status, stopping)
         finally:
             lag.cancel()
@@ -71,23 +67,3 @@ async def _live(
             finally:
                 watcher.cancel()
     await queue.close()
-
-
-async def _schema_is_there(dsn: str, status: Status, stopping: asyncio.Event) -> bool:
-    """Wait for the schema that this version writes, because nothing may be claimed before. False: stopped meanwhile."""
-    backoff = Backoff(initial=0.2, maximum=5.0)
-    while not stopping.is_set():
-        try:
-            async with asyncio.timeout(SCHEMA_PATIENCE):
-                missing = await pending(dsn)
-        except (UnavailableError, TimeoutError) as exc:
-            status.schema = str(exc) or "PostgreSQL did not answer"
-        else:
-            if not missing:
-                status.schema = None
-                return True
-            status.schema = f"the database lacks the migrations {', '.join(missing)}; run `stepwell migrate`"
-        log.warning("%s", status.schema)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), backoff.next())
-    return False

@@ -42,6 +42,10 @@ class Status:
     life: Life | None = None
     """The worker, once it is registered."""
 
+    def told(self, schema: str | None) -> None:
+        """Note why the schema does not fit, None where it does."""
+        self.schema = schema
+
     def missing(self) -> dict[str, str]:
         """What readiness lacks, with why; nothing: ready."""
         found: dict[str, str] = {}

@@ -41,7 +41,11 @@ class SuspendedError(StepwellError):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A wish to start a run. ``trigger`` is the door it came through: a trigger's name, or ``api``."""
+    """A wish to start a run. ``trigger`` is the door it came through: a trigger's name, or ``api``.
+
+    ``run_id`` is a deterministic one, where Stepwell repeats the start itself: it leads to one run for as long as that run
+    exists.
+    """
 
     namespace: str
     workflow: str
@@ -50,6 +54,7 @@ class Start:
     key: str | None = None
     priority: str | None = None
     event: bool = False
+    run_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -127,7 +132,7 @@ class Intake:
             value = loaded.revision.input_schema.validate(value)
         now = self._clock.micros()
         return NewRun(
-            id=uuid7(now // 1000, os.urandom(10)),
+            id=start.run_id or uuid7(now // 1000, os.urandom(10)),
             workflow_id=active.workflow_id,
             revision_id=active.revision_id,
             namespace=start.namespace,
@@ -137,6 +142,7 @@ class Intake:
             priority=start.priority or loaded.revision.priority,
             key=start.key,
             event_id=uuid7(now // 1000, os.urandom(10)) if start.event else None,
+            may_exist=start.run_id is not None,
         )
 
     async def _lookup(self, namespace: str, name: str) -> ActiveWorkflow:

@@ -183,7 +183,10 @@ class ReadyQueue(Protocol):
 
 @dataclass(slots=True)
 class NewRun:
-    """A run to be accepted. ``input`` is serialised JSON; ``id`` is made by the caller."""
+    """A run to be accepted. ``input`` is serialised JSON; ``id`` is made by the caller.
+
+    ``may_exist``: the id is deterministic, and whoever made it may have done so before.
+    """
 
     id: str
     workflow_id: int
@@ -195,6 +198,7 @@ class NewRun:
     priority: str = "Normal"
     key: str | None = None
     event_id: str | None = None
+    may_exist: bool = False
 
 
 class Accepted(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import orjson
 
@@ -11,26 +10,13 @@ from stepwell.adapters.postgres import queries
 from stepwell.adapters.postgres.run_store import uuid_array
 from stepwell.adapters.postgres.session import Session
 from stepwell.domain.errors import DataRefusedError, NotFoundError
+from stepwell.engine.apply import NewRevision
 from stepwell.engine.intake import input_hash
 from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, NewRun
 
 _ACCEPT = queries.load("intake")["accept"]
 _SQL = queries.load("workflows")
 _NUMBERS = {name: number for number, name in PRIORITIES.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class NewRevision:
-    """A workflow as it is applied; ``spec`` is serialised JSON, retention in seconds."""
-
-    namespace: str
-    name: str
-    spec: bytes
-    hash: bytes
-    features: Sequence[str]
-    suspended: bool
-    retain_succeeded: float
-    retain_failed: float
 
 
 class PostgresIntakeStore:
@@ -46,8 +32,8 @@ class PostgresIntakeStore:
         params = {
             "runs": _serialised([_row(run, hashes.get(run.id)) for run in runs]),
             "workflows": list({run.workflow_id for run in runs}),
-            "ids": uuid_array([run.id for run in runs] if again else []),
-            "again": again,
+            "ids": uuid_array(known := [run.id for run in runs if again or run.may_exist]),
+            "again": bool(known),
             "keep": self._keep,
         }
         rows = await self._session.execute_once(_ACCEPT, params)

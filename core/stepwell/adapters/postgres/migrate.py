@@ -7,20 +7,29 @@ its hash.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
 from stepwell.adapters.postgres.errors import retyped
-from stepwell.domain.errors import StepwellError
+from stepwell.domain.errors import StepwellError, UnavailableError
+from stepwell.engine.backoff import Backoff
+
+PATIENCE = 10.0  # seconds that a look at the schema's version may take
 
 _LOCK = 0x57E9_3E11  # any constant of our own
 
 _CHECKOUT = Path(__file__).parents[4] / "migrations"
 _PACKAGED = Path(__file__).parent / "migrations"
+
+log = logging.getLogger(__name__)
 
 
 class SchemaError(StepwellError):
@@ -73,6 +82,30 @@ async def pending(dsn: str, directory: Path | None = None) -> list[str]:
         async with await _connected(dsn) as connection:
             applied = await _applied(connection)
     return [m.name for m in load(directory) if m.name not in applied]
+
+
+async def schema_is_there(dsn: str, stopping: asyncio.Event, tell: Callable[[str | None], None]) -> bool:
+    """Wait for the schema of this version, before which nothing may be read or written. False: stopped meanwhile.
+
+    ``tell`` hears why it is not there, and None once it is.
+    """
+    backoff = Backoff(initial=0.2, maximum=5.0)
+    while not stopping.is_set():
+        try:
+            async with asyncio.timeout(PATIENCE):
+                missing = await pending(dsn)
+        except (UnavailableError, TimeoutError) as exc:
+            why = str(exc) or "PostgreSQL did not answer"
+        else:
+            if not missing:
+                tell(None)
+                return True
+            why = f"the database lacks the migrations {', '.join(missing)}; run `stepwell migrate`"
+        tell(why)
+        log.warning("%s", why)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), backoff.next())
+    return False
 
 
 async def _connected(dsn: str) -> psycopg.AsyncConnection:

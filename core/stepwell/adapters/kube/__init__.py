@@ -1,0 +1,1 @@
+"""Kubernetes: Secrets, namespaces' allowances, token and access reviews."""

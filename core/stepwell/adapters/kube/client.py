@@ -1,0 +1,49 @@
+"""One connection to the API server, as the pod's service account or the kubeconfig says."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from kubernetes.aio import client, config
+from kubernetes.aio.config.config_exception import ConfigException
+
+from stepwell.domain.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CALL_TIMEOUT = 10.0  #: seconds that one call may take
+CONNECTIONS = 32  #: at once
+
+
+def in_cluster() -> bool:
+    """Whether this process runs in a pod that may talk to the API server."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+@asynccontextmanager
+async def kube_client() -> AsyncIterator[client.ApiClient]:
+    """A client for the block. In a pod its service account, elsewhere the kubeconfig (``KUBECONFIG``, its context).
+
+    Raises UsageError where neither is there.
+    """
+    configuration = client.Configuration()
+    try:
+        if in_cluster():
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+    except (ConfigException, OSError) as exc:
+        message = f"no Kubernetes to talk to: {exc}; run in a pod with a service account, or set KUBECONFIG"
+        raise UsageError(message) from exc
+    configuration.connection_pool_maxsize = CONNECTIONS
+    async with client.ApiClient(configuration) as api:
+        yield api
+
+
+def unavailable(what: str, error: Exception) -> UnavailableError:
+    """What a call that got no usable answer is to its caller."""
+    message = f"{what}: the API server is not available: {error or type(error).__name__}"
+    return UnavailableError(message)

@@ -1,0 +1,1 @@
+"""The operator: keeps the cluster's resources and the database in step."""
