@@ -31,6 +31,11 @@ def directory(tmp_path: Path) -> Path:
     return Path(shutil.copytree(REPOSITORY, tmp_path / "migrations"))
 
 
+def following(place: int, slug: str) -> str:
+    """The name of a migration after all that there are."""
+    return f"{len(load()) + place:04}_{slug}"
+
+
 # -- applying --------------------------------------------------------------------------------------------------------------
 
 
@@ -49,7 +54,7 @@ async def test_an_empty_database_gets_everything_and_then_nothing(empty_database
 
 async def test_of_many_that_start_at_once_one_applies(empty_database: str) -> None:
     applied = await asyncio.gather(*(migrate(empty_database) for _ in range(8)))
-    assert sorted(map(len, applied)) == [0] * 7 + [len(load())]
+    assert sorted(name for names in applied for name in names) == [m.name for m in load()], "each by one of them"
 
 
 async def test_the_lock_is_not_left_with_a_session_that_a_pooler_hands_on(empty_database: str) -> None:
@@ -79,28 +84,30 @@ async def test_a_file_that_changed_after_it_was_applied_is_refused(database: str
 
 
 async def test_a_database_of_a_newer_version_is_refused(database: str, directory: Path) -> None:
-    (directory / "0002_newer.sql").write_text("CREATE TABLE newer ()")
-    assert await migrate(database, directory) == ["0002_newer"]
-    with pytest.raises(SchemaError, match=r"does not know \(0002_newer\); use a newer Stepwell"):
+    newer = following(1, "newer")
+    (directory / f"{newer}.sql").write_text("CREATE TABLE newer ()")
+    assert await migrate(database, directory) == [newer]
+    with pytest.raises(SchemaError, match=rf"does not know \({newer}\); use a newer Stepwell"):
         await migrate(database)
 
 
 async def test_a_migration_that_fails_leaves_nothing_and_those_before_it_stay(database: str, directory: Path) -> None:
-    (directory / "0002_good.sql").write_text("CREATE TABLE good ()")
-    (directory / "0003_bad.sql").write_text("CREATE TABLE half (); SELECT 1 / 0")
+    good, bad = following(1, "good"), following(2, "bad")
+    (directory / f"{good}.sql").write_text("CREATE TABLE good ()")
+    (directory / f"{bad}.sql").write_text("CREATE TABLE half (); SELECT 1 / 0")
     with pytest.raises(DataRefusedError, match="division by zero"):
         await migrate(database, directory)
-    assert await pending(database, directory) == ["0003_bad"]
+    assert await pending(database, directory) == [bad]
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT to_regclass('good'), to_regclass('half')").fetchone() == ("good", None)
-    (directory / "0003_bad.sql").write_text("CREATE TABLE half ()")
-    assert await migrate(database, directory) == ["0003_bad"]
+    (directory / f"{bad}.sql").write_text("CREATE TABLE half ()")
+    assert await migrate(database, directory) == [bad]
 
 
-@pytest.mark.parametrize("name", ["2_short.sql", "0003_gap.sql", "0001_twice.sql", "0002-dash.sql", "0002_Upper.sql"])
+@pytest.mark.parametrize("name", ["2_short.sql", "0999_gap.sql", "0001_twice.sql", "0002-dash.sql", "0002_Upper.sql"])
 def test_file_names_are_policed(directory: Path, name: str) -> None:
     (directory / name).write_text("SELECT 1")
-    with pytest.raises(SchemaError, match=r"numbered without gaps: \S+ should be 000\d_<slug>\.sql"):
+    with pytest.raises(SchemaError, match=r"numbered without gaps: \S+ should be 00\d\d_<slug>\.sql"):
         load(directory)
 
 

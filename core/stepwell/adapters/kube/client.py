@@ -32,9 +32,9 @@ async def kube_client() -> AsyncIterator[client.ApiClient]:
     configuration = client.Configuration()
     try:
         if in_cluster():
-            config.load_incluster_config(client_configuration=configuration)
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as exc:
         message = f"no Kubernetes to talk to: {exc}; run in a pod with a service account, or set KUBECONFIG"
         raise UsageError(message) from exc
@@ -45,5 +45,5 @@ async def kube_client() -> AsyncIterator[client.ApiClient]:
 
 def unavailable(what: str, error: Exception) -> UnavailableError:
     """What a call that got no usable answer is to its caller."""
-    message = f"{what}: the API server is not available: {error or type(error).__name__}"
+    message = f"{what}: the API server is not available: {str(error) or type(error).__name__}"
     return UnavailableError(message)
