@@ -10,6 +10,8 @@ from bench.meters import rss_of
 from bench.system import Client, client, finished, workers
 from bench.workloads import INPUT, WORKLOADS
 
+from stepwell.collector import settle
+
 CALLERS = 200  # that start one run after another
 SECONDS = 5.0
 
@@ -19,6 +21,7 @@ async def steady(dsn: str, url: str, name: str) -> dict[str, float]:
     with workers(1, dsn, url) as pids:
         async with client(dsn, url) as load:
             await load.apply(name, WORKLOADS[name](0))
+            settle()
             await load.preload(name, INPUT, 100)
             await finished(dsn, 100)
             runs = await _saturate(load, name)
@@ -55,13 +58,15 @@ async def _spread(load: Client, name: str, rate: float) -> int:
     """Open loop: starts at their intended times, whether or not earlier ones were answered."""
     began = time.monotonic()
     total = int(rate * SECONDS)
-    started = []
+    starting: set[asyncio.Task[str]] = set()  # only those under way: the collector of this process must not pause it
     for number in range(total):
         ahead = began + number / rate - time.monotonic()
         if ahead > 0:
             await asyncio.sleep(ahead)
-        started.append(asyncio.ensure_future(load.start(name, INPUT)))
-    await asyncio.gather(*started)
+        task = asyncio.ensure_future(load.start(name, INPUT))
+        starting.add(task)
+        task.add_done_callback(starting.discard)
+    await asyncio.gather(*starting)
     return total
 
 

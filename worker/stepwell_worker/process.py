@@ -13,6 +13,7 @@ from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.outgoing import http_clients
 from stepwell.adapters.postgres.migrate import schema_is_there
 from stepwell.adapters.redis_queue.queue import ReadyQueue
+from stepwell.collector import settle
 from stepwell.domain.errors import UsageError
 from stepwell.engine.observer import Observer, Several
 from stepwell.metrics.serving import measure_lag, serving
@@ -57,6 +58,7 @@ async def _live(
     queue = ReadyQueue(redis_url, settings.redis_prefix)
     async with http_clients(settings, os.environ) as http:
         actions = default_actions(http)
+        settle()
         while not stopping.is_set():
             worker = Worker(settings, queue, actions, observer=observer, status=status)
             watcher = asyncio.ensure_future(stopping.wait())
