@@ -17,9 +17,9 @@ from stepwell.domain.revision import Revision
 from stepwell.domain.revision import Step as CompiledStep
 from stepwell.domain.schema import InputSchema, compile_schema
 from stepwell.domain.schema_rules import hint
-from stepwell.domain.scope import TRIGGER_VARIABLES
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.domain.support import NOT_YET, unsupported
+from stepwell.domain.trigger_plan import compile_trigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
     from stepwell.domain.documents import JsonObject
     from stepwell.domain.steps import Retry, Step
     from stepwell.domain.template import Template
-    from stepwell.domain.triggers import Trigger
 
 ATTEMPT_TIMEOUT = 30.0  # seconds, where a step states none
 
 _STEP = frozenset({"input", "run", "steps"})
 _ITEM = frozenset({"item", "index"})
-_CRON = frozenset({"trigger"})
 
 
 def compile_revision(spec: WorkflowSpec, actions: Actions, path: str = "spec") -> Revision:
@@ -67,8 +65,10 @@ class Compilation:
         spec = self.spec
         schema = self._schema()
         self._names()
-        for index, trigger in enumerate(spec.triggers):
-            self._trigger(trigger, f"{self.path}.triggers[{index}]")
+        triggers = tuple(
+            compile_trigger(trigger, f"{self.path}.triggers[{index}]", self.problems)
+            for index, trigger in enumerate(spec.triggers)
+        )
         steps = self._steps(schema.fields if schema else None)
         output = self._output()
         self.problems += unsupported(spec, self.path)
@@ -76,6 +76,7 @@ class Compilation:
             steps=steps,
             output=output,
             input_schema=schema,
+            triggers=triggers,
             timeout=spec.timeout,
             priority=spec.priority,
             retain_succeeded=spec.retention.succeeded,
@@ -107,18 +108,7 @@ class Compilation:
                 self.refuse(f"{self.path}.triggers[{index}].name", f"there are two triggers {trigger.name!r}")
             names.add(trigger.name)
 
-    # -- triggers and output ------------------------------------------------------------------------------------------
-
-    def _trigger(self, trigger: Trigger, path: str) -> None:
-        compiler = Compiler(Scope(_CRON if trigger.cron else TRIGGER_VARIABLES), path, self.problems)
-        if trigger.if_ is not None:
-            compiler.at(".if").expression(trigger.if_)
-        if trigger.input is not None:
-            if not isinstance(trigger.input, dict | str):
-                compiler.refuse("the input of a run is an object: write a map of templates, or '{{ … }}'", ".input")
-            compiler.at(".input").template(trigger.input)
-        if trigger.idempotency_key is not None:
-            compiler.at(".idempotencyKey").text(trigger.idempotency_key)
+    # -- output -------------------------------------------------------------------------------------------------------
 
     def _output(self) -> Template | None:
         if self.spec.output is None:

@@ -9,6 +9,7 @@ from stepwell.domain.expressions import Expression
 from stepwell.domain.retry import RetryPolicy
 from stepwell.domain.schema import InputSchema
 from stepwell.domain.template import Template
+from stepwell.domain.trigger_plan import TriggerPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Revision:
     priority: str
     retain_succeeded: float
     retain_failed: float
+    triggers: tuple[TriggerPlan, ...] = ()
 
     @property
     def all(self) -> int:
