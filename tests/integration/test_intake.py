@@ -181,7 +181,7 @@ async def test_what_cannot_be_started_is_refused_with_the_reason(database: str) 
         with pytest.raises(InputError, match="no priority 'Urgent'; it is one of Low, Normal, High"):
             await door.start(priority="Urgent")
         await door.store.apply(revision(suspended=True))
-        door.intake._active.clear()
+        door.intake.active.clear()
         with pytest.raises(SuspendedError, match="shop/order is suspended"):
             await door.start()
         assert door.runs() == set()

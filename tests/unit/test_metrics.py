@@ -17,6 +17,7 @@ from virtual_time import virtual_time
 from stepwell.engine.observer import NamespaceLoad
 from stepwell.engine.ports import ReadyRun, Reaped
 from stepwell.metrics import names, worker
+from stepwell.metrics.gateway import GatewayMetrics
 from stepwell.metrics.instruments import Buckets, Counter, Description
 from stepwell.metrics.worker import Reading, WorkerMetrics
 
@@ -36,7 +37,7 @@ def metrics(reading: Reading | None = LEADING) -> WorkerMetrics:
     return WorkerMetrics(lambda: reading)
 
 
-def shown(counted: WorkerMetrics) -> dict[str, Metric]:
+def shown(counted: WorkerMetrics | GatewayMetrics) -> dict[str, Metric]:
     """What Prometheus would read, by the names of the families."""
     text = generate_latest(counted.registry).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
@@ -207,8 +208,12 @@ def described() -> list[Description]:
     return [found for found in vars(names).values() if isinstance(found, Description)]
 
 
+def of_all_processes() -> dict[str, Metric]:
+    return shown(metrics()) | shown(GatewayMetrics())
+
+
 def test_names_follow_the_rules_of_prometheus() -> None:
-    families = shown(metrics())
+    families = of_all_processes()
     for name, _, labels in described():
         family = families[name.removesuffix("_total")]
         assert re.fullmatch(r"stepwell(_[a-z]+)+", name)
@@ -227,7 +232,7 @@ def test_durations_are_in_seconds_and_bounds_grow() -> None:
 
 def test_the_documented_table_is_what_is_shown() -> None:
     rows = re.findall(r"^\| `(stepwell_\w+)` \| (\w+) \| ?(.*?) ?\| .+ \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    families = shown(metrics())
+    families = of_all_processes()
     documented = {name: (kind, re.findall(r"`(\w+)`", labels)) for name, kind, labels in rows}
     assert len(documented) == len(rows), "a metric stands twice"
     assert documented == {

@@ -18,17 +18,17 @@ import orjson
 from stepwell.domain.documents import JsonValue, dumps
 from stepwell.domain.errors import ConflictError, DataRefusedError, InputError, StepwellError, UnavailableError
 from stepwell.domain.ids import uuid7
+from stepwell.engine.active import ActiveWorkflows
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
 from stepwell.engine.maintenance.offers import Offers
-from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, IntakeStore, NewRun, ReadyRun
+from stepwell.engine.ports import PRIORITIES, Accepted, IntakeStore, NewRun, ReadyRun
 from stepwell.engine.revisions import Revisions
 
 MAX_BATCH = 1_000  # starts in one transaction
 MAX_BYTES = 4 << 20  # of their inputs
 HINT_TIME = 1.0  # seconds that stopping waits for the last offers; what is not offered is found by the leader
 PATIENCE = 3.0  # seconds that a start waits for the database before it is refused
-FRESH = 1.0  # seconds that a workflow's active revision is believed without asking
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class _Waiting:
 
 
 class Intake:
-    """Accepts starts. ``commits`` counts transactions."""
+    """Accepts starts. ``commits`` counts transactions; ``active`` knows the workflows' active revisions."""
 
     def __init__(self, store: IntakeStore, revisions: Revisions, offers: Offers, clock: Clock) -> None:
         self._store = store
@@ -73,7 +73,7 @@ class Intake:
         self._clock = clock
         self._waiting: list[_Waiting] = []
         self._work = asyncio.Event()
-        self._active: dict[tuple[str, str], tuple[float, asyncio.Future[ActiveWorkflow]]] = {}
+        self.active = ActiveWorkflows(store.active_workflows)
         self._hints: set[asyncio.Task[bool]] = set()
         self.commits = 0
 
@@ -88,7 +88,7 @@ class Intake:
             answer = await self._submit(run)
             if answer is not None:
                 return answer
-            self._active.pop((start.namespace, start.workflow), None)
+            self.active.forget(start.namespace, start.workflow)
         message = f"workflow {start.namespace}/{start.workflow} keeps changing; try again"
         raise UnavailableError(message)
 
@@ -116,7 +116,7 @@ class Intake:
         return batch
 
     async def _prepare(self, start: Start) -> NewRun:
-        active = await self._lookup(start.namespace, start.workflow)
+        active = await self.active.get(start.namespace, start.workflow)
         if active.suspended:
             message = f"workflow {start.namespace}/{start.workflow} is suspended; set spec.suspend to false"
             raise SuspendedError(message)
@@ -144,19 +144,6 @@ class Intake:
             event_id=uuid7(now // 1000, os.urandom(10)) if start.event else None,
             may_exist=start.run_id is not None,
         )
-
-    async def _lookup(self, namespace: str, name: str) -> ActiveWorkflow:
-        """Ask once for all starts that come meanwhile."""
-        key = (namespace, name)
-        known = self._active.get(key)
-        if known is None or time.monotonic() - known[0] > FRESH:
-            asked = asyncio.ensure_future(self._store.active_workflow(namespace, name))
-            known = self._active[key] = (time.monotonic(), asked)
-        try:
-            return await asyncio.shield(known[1])
-        except StepwellError:
-            self._active.pop(key, None)
-            raise
 
     def _submit(self, run: NewRun) -> asyncio.Future[Accepted | None]:
         answer = asyncio.get_running_loop().create_future()

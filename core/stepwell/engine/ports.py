@@ -323,5 +323,5 @@ class IntakeStore(Protocol):
         refused.
         """
 
-    async def active_workflow(self, namespace: str, name: str) -> ActiveWorkflow:
-        """A workflow's active revision. Raises NotFoundError."""
+    async def active_workflows(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ActiveWorkflow]:
+        """The active revisions of workflows, by namespace and name; what does not exist is absent."""

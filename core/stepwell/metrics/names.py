@@ -40,9 +40,19 @@ HEARTBEAT_TRUSTED = Description("stepwell_heartbeat_trusted", "0 while no effect
 LOOP_LAG = Description(
     "stepwell_event_loop_lag_seconds", "By how much the event loop was late, looked at every second."
 )
+WEBHOOK_REQUESTS = Description(
+    "stepwell_webhook_requests_total", "Requests to webhooks, by the status of the answer.", (*_WORKFLOW, "code")
+)
+WEBHOOK_ACCEPTED = Description(
+    "stepwell_webhook_accepted_seconds", "From the arrival of a webhook's request to its 202, the run being durable."
+)
+WEBHOOK_FILTERED = Description(
+    "stepwell_webhook_filtered_total", "Deliveries that a trigger's condition turned away.", _WORKFLOW
+)
 BUILD_INFO = Description("stepwell_build_info", "1; the labels say what runs.", ("version", "python"))
 
 START_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800)
+ACCEPT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 STEP_SECONDS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800, 3600)
 FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -41,6 +41,15 @@ def positive(text: str) -> int:
     return number
 
 
+def count(text: str) -> int:
+    """A number from 0 to 10,000,000."""
+    number = int(text)
+    if not 0 <= number <= 10_000_000:
+        message = "must be between 0 and 10000000"
+        raise ValueError(message)
+    return number
+
+
 def port(text: str) -> int:
     """A TCP port, or 0."""
     number = int(text)

@@ -9,7 +9,7 @@ import orjson
 from stepwell.adapters.postgres import queries
 from stepwell.adapters.postgres.run_store import uuid_array
 from stepwell.adapters.postgres.session import Session
-from stepwell.domain.errors import DataRefusedError, NotFoundError
+from stepwell.domain.errors import DataRefusedError
 from stepwell.engine.apply import NewRevision
 from stepwell.engine.intake import input_hash
 from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, NewRun
@@ -20,10 +20,13 @@ _NUMBERS = {name: number for number, name in PRIORITIES.items()}
 
 
 class PostgresIntakeStore:
-    """One session: batches go one after another, so that the next one gathers meanwhile."""
+    """One session: batches go one after another, so that the next one gathers meanwhile. ``lookups``: another one, for
+    what is read, so that it waits for no commit.
+    """
 
-    def __init__(self, session: Session, keep_keys: float = 86_400.0) -> None:
+    def __init__(self, session: Session, keep_keys: float = 86_400.0, *, lookups: Session | None = None) -> None:
         self._session = session
+        self._lookups = lookups or session
         self._keep = f"{keep_keys} seconds"
 
     async def accept(self, runs: Sequence[NewRun], *, again: bool = False) -> dict[str, Accepted]:
@@ -47,13 +50,12 @@ class PostgresIntakeStore:
                 answers[run.id] = Accepted(run_id, run_id != run.id, stored_hash != hashes[run.id])
         return answers
 
-    async def active_workflow(self, namespace: str, name: str) -> ActiveWorkflow:
+    async def active_workflows(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ActiveWorkflow]:
         """See IntakeStore."""
-        rows = await self._session.execute(_SQL["active_workflow"], {"namespace": namespace, "name": name})
-        if not rows:
-            message = f"there is no workflow {namespace}/{name}"
-            raise NotFoundError(message)
-        return ActiveWorkflow(*rows[0])
+        asked = dict.fromkeys(names)
+        params = {"namespaces": [key[0] for key in asked], "names": [key[1] for key in asked]}
+        rows = await self._lookups.execute(_SQL["active_workflows"], params)
+        return {(row[0], row[1]): ActiveWorkflow(*row[2:]) for row in rows}
 
     async def apply(self, revision: NewRevision) -> ActiveWorkflow:
         """Make this the workflow's active revision; the same spec again makes no new one."""

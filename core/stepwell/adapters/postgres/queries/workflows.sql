@@ -19,9 +19,11 @@ FROM workflow_revisions v
 WHERE w.namespace = %(namespace)s AND w.name = %(name)s AND v.workflow_id = w.id AND v.hash = %(hash)s
 RETURNING w.id, v.id, w.suspended;
 
--- name: active_workflow
-SELECT w.id, w.active_revision_id, w.suspended FROM workflows w
-WHERE w.namespace = %(namespace)s AND w.name = %(name)s AND w.deleted_at IS NULL AND w.active_revision_id IS NOT NULL;
+-- name: active_workflows
+SELECT w.namespace, w.name, w.id, w.active_revision_id, w.suspended
+FROM unnest(%(namespaces)s::text[], %(names)s::text[]) AS asked (namespace, name)
+JOIN workflows w USING (namespace, name)
+WHERE w.deleted_at IS NULL AND w.active_revision_id IS NOT NULL;
 
 -- name: revision
 SELECT v.id, v.workflow_id, w.namespace, w.name, v.features, v.spec::text

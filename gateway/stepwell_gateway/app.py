@@ -1,0 +1,24 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Router
+
+from stepwell_gateway.api import routes as api
+from stepwell_gateway.hooks import routes as hooks
+from stepwell_gateway.problems import HANDLERS
+from stepwell_gateway.requests import Requests
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from stepwell_gateway.context import Context
+
+
+def application(context: Context) -> ASGIApp:
+    """All routes; every error is an answer in the form of RFC 9457, and every answer carries a request id."""
+    router = Router([*hooks.routes(context), *api.routes(context)], redirect_slashes=False)
+    return Requests(ExceptionMiddleware(router, HANDLERS))

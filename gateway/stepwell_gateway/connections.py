@@ -1,0 +1,155 @@
+"""One connection of a client, on uvicorn's protocol: no client may be endless, slow for ever, or one of too many."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from httptools import HttpParserError
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from stepwell_gateway.problems import MEDIA_TYPE, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+MAX_HEAD = 16 << 10  # bytes of the request line and all headers
+MAX_HEADERS = 100
+HEAD_TIME = 10.0  # seconds that a request's head may take to arrive, from its first byte or the connection's start
+REQUEST_TIME = 30.0  # seconds that the whole request may take
+READ_TIME = 30.0  # seconds that a client may leave an answer unread
+SWEEP = 1.0  # seconds between two looks at all connections
+
+
+@dataclass(slots=True)
+class Gate:
+    """What all connections of a server share: how many there may be, and whether each has one more answer only."""
+
+    most: int
+    draining: bool = False
+
+
+class Connection(HttpToolsProtocol):
+    """Serves one connection; a server makes a class of its own, with its ``gate``. Times are looked at by ``sweep``, which costs a request nothing."""
+
+    gate: Gate
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head = 0  # bytes since the head began; -1: it is complete
+        self._receiving: float | None = None  # since when a request is arriving
+        self._unread: float | None = None  # since when the client reads nothing
+
+    # -- what the transport tells -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._receiving = self.loop.time()
+        if len(self.connections) > self.gate.most:
+            self._refuse(Problem(503, "there are too many connections", headers={"Retry-After": "1"}))
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self.transport.is_closing():
+            return
+        if self._receiving is None:
+            self._receiving, self._head = self.loop.time(), 0
+        if self._head >= 0:
+            self._head += len(data)
+        super().data_received(data)
+        if self._head > MAX_HEAD and not self.transport.is_closing():
+            self._refuse(_LARGE_HEAD)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().pause_writing()
+        self._unread = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().resume_writing()
+        self._unread = None
+
+    # -- what the parser tells ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if self._head < 0:  # the next one of several that came at once
+            self._receiving, self._head = self.loop.time(), 0
+
+    def on_headers_complete(self) -> None:
+        """Its head is there."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
+            self._refuse(_LARGE_HEAD)
+            raise HttpParserError
+        self._head = -1
+        super().on_headers_complete()
+        if self.gate.draining:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        super().on_message_complete()
+        self._receiving = None
+
+    # -- refusals -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Close after the answer that is under way."""
+        if not self._is_free():
+            self.cycle.keep_alive = False
+
+    def look(self, now: float) -> None:
+        """End the connection of a client that takes too long."""
+        if self.transport.is_closing():
+            return
+        if self._unread is not None and now - self._unread > READ_TIME:
+            self.transport.abort()
+        elif self._receiving is not None:
+            took = now - self._receiving
+            if took > REQUEST_TIME or (self._head >= 0 and took > HEAD_TIME):
+                self._refuse(_SLOW)
+
+    def send_400_response(self, msg: str) -> None:
+        """What could not be parsed."""
+        if not self.transport.is_closing():
+            self._refuse(Problem(400, msg))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Anybody can send an upgrade; the log is not theirs to fill."""
+
+    def _refuse(self, problem: Problem) -> None:
+        """Say so, unless an answer is under way, and close."""
+        if self._is_free() or not self.cycle.response_started:
+            self.transport.write(_raw(problem))
+        self.transport.close()
+
+    def _is_free(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+
+def sweep(connections: Iterable[Connection], now: float) -> None:
+    """Look at all connections."""
+    for connection in list(connections):
+        connection.look(now)
+
+
+def _raw(problem: Problem) -> bytes:
+    body = orjson.dumps(
+        {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail}
+    )
+    lines = [f"content-type: {MEDIA_TYPE}", f"content-length: {len(body)}", "connection: close"]
+    lines += [f"{name.lower()}: {value}" for name, value in problem.headers.items()]
+    return STATUS_LINE[problem.status] + "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+_LARGE_HEAD = Problem(431, f"the head of a request may have {MAX_HEAD:,} bytes and {MAX_HEADERS} headers")
+_SLOW = Problem(408, "the request took too long to arrive")

@@ -1,0 +1,1 @@
+"""Webhooks: who may start a run, with what, and what they are answered."""

@@ -1,0 +1,111 @@
+"""The server: the application on a port, with an end that loses no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+import uvicorn
+
+from stepwell.domain.errors import UnavailableError
+from stepwell_gateway.app import application
+from stepwell_gateway.connections import SWEEP, Connection, Gate, sweep
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from stepwell_gateway.context import Context
+
+BACKLOG = 2048  # connections that wait for the loop
+KEEP_ALIVE = 75  # seconds that an idle connection is kept
+GRACE = 20  # seconds that requests in flight may take once no new ones are taken
+LAST = 0.5  # seconds in which connections are still served, each for one more answer, before the port is closed
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def serving(context: Context, *, address: str, port: int) -> AsyncIterator[int]:
+    """Serve while the block runs; gives the port, which is another where ``port`` is 0. No signal is handled.
+
+    At the end requests in flight are answered, and ``context.stopping`` is set. Raises UnavailableError where the port
+    cannot be bound.
+    """
+    listener = _bound(address, port)
+    gate = Gate(context.settings.gateway.connections)
+    server = _server(application(context), gate)
+    await server.startup(sockets=[listener])
+    work = [asyncio.ensure_future(server.main_loop()), asyncio.ensure_future(_sweeping(server))]
+    try:
+        yield listener.getsockname()[1]
+        context.stopping.set()
+        await _let_go(server, gate)
+    finally:
+        context.stopping.set()
+        server.should_exit = True
+        await work[0]
+        await server.shutdown(sockets=[listener])
+        work[1].cancel()
+        await asyncio.gather(work[1], return_exceptions=True)
+
+
+def _server(app: ASGIApp, shared: Gate) -> uvicorn.Server:
+    class Served(Connection):
+        gate = shared
+
+    config = uvicorn.Config(
+        app,
+        http=Served,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="error",  # what a client can cause is no warning
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    return server
+
+
+async def _sweeping(server: uvicorn.Server) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(SWEEP)
+        sweep(_connections(server), loop.time())
+
+
+async def _let_go(server: uvicorn.Server, gate: Gate) -> None:
+    """Every answer closes its connection now, so that clients turn to others before the port is closed to them."""
+    gate.draining = True
+    for connection in list(_connections(server)):
+        connection.drain()
+    await asyncio.sleep(LAST)
+
+
+def _connections(server: uvicorn.Server) -> set[Connection]:
+    return cast("set[Connection]", server.server_state.connections)
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except OSError as exc:
+        listener.close()
+        message = f"{address} port {port} cannot be served on: {exc.strerror or exc}; set PORT to a free port"
+        raise UnavailableError(message) from exc
+    listener.setblocking(False)  # noqa: FBT003 - the name says it
+    return listener
