@@ -269,7 +269,6 @@ def test_retry_on_replaces_what_is_retried() -> None:
 # -- what is not supported yet ------------------------------------------------------------------------------------------
 
 LATER: dict[str, tuple[dict[str, Any], str]] = {
-    "wait": ({"steps": [{"name": "a", "wait": {"duration": "1s"}}]}, "spec.steps[0].wait"),
     "approval": ({"steps": [{"name": "a", "approval": {}}]}, "spec.steps[0].approval"),
     "workflow": ({"steps": [{"name": "a", "workflow": {"name": "b"}}]}, "spec.steps[0].workflow"),
     "action": ({"steps": [{"name": "a", "action": {"type": "b"}}]}, "spec.steps[0].action"),
@@ -350,7 +349,7 @@ spec:
           bad: "{{{{ m }}}}"
     - name: b
       needs: [x]
-      wait: {{duration: 1s}}
+      workflow: {{name: other}}
 """
 
 

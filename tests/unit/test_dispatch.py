@@ -173,7 +173,7 @@ async def test_a_claimed_run_waits_for_its_history_through_an_outage() -> None:
     "spec",
     [
         pytest.param({"steps": [{"name": "a", "transform": {"value": 1}}], "ofTomorrow": True}, id="unknown field"),
-        pytest.param({"steps": [{"name": "a", "wait": {"duration": "1s"}}]}, id="unknown action"),
+        pytest.param({"steps": [{"name": "a", "workflow": {"name": "b"}}]}, id="unknown action"),
         pytest.param(None, id="no such revision"),
     ],
 )

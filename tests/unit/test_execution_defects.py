@@ -13,7 +13,7 @@ from virtual_time import EPOCH, virtual_time
 from stepwell.domain.action import Call, Outcome
 from stepwell.domain.documents import MAX_BYTES
 from stepwell.domain.retry import NEVER, StepFailure
-from stepwell.engine.execution import ATTEMPT_GRACE
+from stepwell.engine.attempt import GRACE
 
 # -- what actions do wrong -----------------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ async def test_an_effect_that_ignores_its_timeout_is_ended() -> None:
         await s.submit()
         assert await s.ended() == "failed"
         (record,) = s.database.attempts()
-        assert record.finished_at == pytest.approx(EPOCH + (3 + ATTEMPT_GRACE) * 1_000_000, abs=10_000)
+        assert record.finished_at == pytest.approx(EPOCH + (3 + GRACE) * 1_000_000, abs=10_000)
         assert document(record.error) == {"reason": "Timeout", "message": "the attempt took longer than 3 s"}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stepwell.actions.fail import Fail
 from stepwell.actions.http_call import HttpCall
 from stepwell.actions.transform import Transform
+from stepwell.actions.wait import Wait
 
 if TYPE_CHECKING:
     from stepwell.domain.action import Actions, ActionType
@@ -20,5 +21,5 @@ def default_actions(http: HttpClient | None = None, secrets: SecretResolver | No
 
     Without ``http`` they serve to validate only; without ``secrets`` a step that needs a Secret fails.
     """
-    built_in: tuple[ActionType, ...] = (Transform(), Fail(), HttpCall(http, secrets))
+    built_in: tuple[ActionType, ...] = (Transform(), Fail(), Wait(), HttpCall(http, secrets))
     return MappingProxyType({action.name: action for action in built_in})

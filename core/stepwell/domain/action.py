@@ -1,13 +1,15 @@
 """What a step's action is to the engine: one Protocol for pure actions, one for those with an effect.
 
-A pure action (``transform``, ``fail``) computes its output from its input and may be replayed at will. An action with
-an effect renders a request first (pure, the same bytes at every attempt) and then performs it.
+A pure action (``transform``, ``fail``) computes its output from its input and may be replayed at will. One that pauses
+(``wait``) computes a moment. An action with an effect renders a request first (pure, the same bytes at every attempt) and
+then performs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 from stepwell.domain.documents import JsonObject, JsonValue
@@ -75,9 +77,20 @@ class PureAction(Protocol):
         """The output for the step's input. Raises EvaluationError or StepFailure."""
 
 
+class PauseAction(Protocol):
+    """A compiled action that lets time pass; its output is null."""
+
+    def until(self, value: JsonValue, context: Context) -> datetime:
+        """When the step is over; the same at every replay. Raises EvaluationError or StepFailure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an effect is told about its attempt; ``timeout`` in seconds, for the whole attempt."""
+    """What an effect is told about its attempt; ``timeout`` in seconds, for the whole attempt.
+
+    ``now`` is the database's time at its begin, ``since`` the moment from which the step could have begun: the finish of
+    the step before. Both in microseconds.
+    """
 
     namespace: str
     workflow: str
@@ -86,6 +99,8 @@ class Call:
     attempt: int
     timeout: float
     idempotency_key: str
+    now: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,17 @@ class Outcome:
     http: JsonObject | None = None
 
 
+class Deferred(Exception):  # noqa: N818 - neither a failure nor an end
+    """What an effect raises that waits for something: it is performed again once the run is woken.
+
+    ``due``: and at this time in microseconds (None: it waits for as long as the run may last). Nothing is recorded of it.
+    """
+
+    def __init__(self, due: int | None = None) -> None:
+        super().__init__(due)
+        self.due = due
+
+
 class EffectAction(Protocol):
     """A compiled action that acts on the world."""
 
@@ -103,7 +129,7 @@ class EffectAction(Protocol):
         """The request; the same for every attempt. Raises EvaluationError or StepFailure."""
 
     async def perform(self, request: Any, call: Call, context: Context) -> Outcome:
-        """Act once. Raises StepFailure; a cancelled task must leave nothing open."""
+        """Act once. Raises StepFailure, or Deferred; a cancelled task must leave nothing open."""
 
 
 class ActionType(Protocol):
@@ -112,7 +138,7 @@ class ActionType(Protocol):
     name: ClassVar[str]
     effect: ClassVar[bool]
 
-    def compile(self, spec: Any, compiler: Compiler) -> PureAction | EffectAction:
+    def compile(self, spec: Any, compiler: Compiler) -> PureAction | PauseAction | EffectAction:
         """Compile the action's part of a step (a model of stepwell.domain.spec); problems go to the compiler."""
 
     def retry(self, spec: Any) -> RetryPolicy:  # noqa: ARG002 - for those who need it

@@ -24,12 +24,13 @@ from stepwell.domain.trigger_plan import compile_trigger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepwell.domain.action import Actions, ActionType, EffectAction, PureAction, Shape
+    from stepwell.domain.action import Actions, ActionType, EffectAction, PauseAction, PureAction, Shape
     from stepwell.domain.documents import JsonObject
     from stepwell.domain.steps import Retry, Step
     from stepwell.domain.template import Template
 
 ATTEMPT_TIMEOUT = 30.0  # seconds, where a step states none
+HAND_ON = frozenset({"wait", "approval"})  # what comes after these gets what came before them
 
 _STEP = frozenset({"input", "run", "steps"})
 _ITEM = frozenset({"item", "index"})
@@ -189,6 +190,8 @@ class Compilation:
             timeout=step.timeout or ATTEMPT_TIMEOUT,
             continue_on_error=step.on_error == "Continue",
             variables=frozenset(compiler.variables),
+            pause=step.kind == "wait",
+            hands_on=step.kind in HAND_ON,
         )
 
     def _condition(self, step: Step, compiler: Compiler) -> Expression | None:
@@ -198,7 +201,9 @@ class Compilation:
         scope = replace(compiler.scope, variables=_STEP)
         return Compiler(scope, f"{compiler.path}.if", self.problems, compiler.variables).expression(step.if_)
 
-    def _action(self, step: Step, action_type: ActionType | None, compiler: Compiler) -> PureAction | EffectAction:
+    def _action(
+        self, step: Step, action_type: ActionType | None, compiler: Compiler
+    ) -> PureAction | PauseAction | EffectAction:
         below = compiler.at(f".{step.kind}")
         if action_type is not None:
             return action_type.compile(step.spec, below)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepwell.domain.action import EffectAction, PureAction
+from stepwell.domain.action import EffectAction, PauseAction, PureAction
 from stepwell.domain.expressions import Expression
 from stepwell.domain.retry import RetryPolicy
 from stepwell.domain.schema import InputSchema
@@ -18,7 +18,8 @@ class Step:
 
     ``needs`` are the direct predecessors in the order of the manifest and ``direct`` their mask; ``ancestors`` is the mask of
     all transitive ones; ``variables`` is
-    what its expressions read; ``timeout`` is of one attempt, in seconds (None: none).
+    what its expressions read; ``timeout`` is of one attempt, in seconds. ``pause``: its action is a PauseAction.
+    ``hands_on``: it hands on its own input, not its output.
     """
 
     index: int
@@ -28,12 +29,14 @@ class Step:
     direct: int
     ancestors: int
     condition: Expression | None
-    action: PureAction | EffectAction
+    action: PureAction | PauseAction | EffectAction
     effect: bool
     retry: RetryPolicy
     timeout: float
     continue_on_error: bool
     variables: frozenset[str]
+    pause: bool = False
+    hands_on: bool = False
 
     @property
     def bit(self) -> int:

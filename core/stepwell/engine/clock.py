@@ -33,6 +33,11 @@ def as_datetime(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+def as_micros(moment: datetime) -> int:
+    """An aware datetime in microseconds since 1970."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def as_text(micros: int) -> str:
     """The same moment in RFC 3339 with microseconds."""
     return as_datetime(micros).isoformat().replace("+00:00", "Z")

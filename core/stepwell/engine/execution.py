@@ -12,21 +12,21 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from stepwell.domain import decide as d
-from stepwell.domain.action import Call, Outcome
+from stepwell.domain.action import Call, Deferred, Outcome
 from stepwell.domain.documents import JsonObject, dumps
 from stepwell.domain.errors import DocumentError, StepwellError
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Step
 from stepwell.domain.states import RunStatus, StepStatus
+from stepwell.engine.attempt import attempted
+from stepwell.engine.clock import as_micros
 from stepwell.engine.crashpoints import crashpoint
-from stepwell.engine.current import CALL
 from stepwell.engine.failures import as_failure, error_document
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, Kept, Park, RecordedAttempt
 from stepwell.engine.results import Results
 from stepwell.engine.revisions import LoadedRevision
 
 TIME_SLICE = 5_000  # microseconds of pure steps before other runs get the loop
-ATTEMPT_GRACE = 5.0  # seconds that an effect gets beyond its timeout to say itself that it timed out
 FRESH = 1_000_000  # microseconds that a confirmation lasts; an effect that could not begin by then is confirmed again
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Execution:
     """The state of one run on this worker. Created from a claim, it lives until ``Host.left`` is told."""
 
     __slots__ = (
-        "_attempts", "_cancelled", "_deadline", "_gone", "_host", "_leaving", "_pending", "_refused", "_retries",
+        "_attempts", "_cancelled", "_deadline", "_deferred", "_gone", "_host", "_leaving", "_pending", "_refused", "_retries",
         "_running", "_sent", "_sent_settled", "_slice", "_tasks", "_timer", "_touch", "_wakes", "loaded", "progressed", "results", "run",
     )  # fmt: skip
 
@@ -76,7 +76,8 @@ class Execution:
         self.progressed = False  # a durable step under this claim: no longer under suspicion
         self.results = Results(run, loaded)
         self._attempts: dict[int, int] = {}
-        self._retries: dict[int, int] = {}
+        self._retries: dict[int, int] = {}  # when a step that failed, pauses or was deferred may start again
+        self._deferred = 0
         self._running = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -198,6 +199,9 @@ class Execution:
             if step.condition is not None and attempt == 1 and not step.condition.test(context):
                 self._record(step, attempt, StepStatus.SKIPPED, now)
                 return
+            if step.pause:
+                self._let_pass(step, attempt, now, as_micros(step.action.until(value, context)))  # type: ignore[union-attr]
+                return
             if not step.effect:
                 outcome = Outcome(step.action.run(value, context))  # type: ignore[union-attr]
                 self._succeed(step, attempt, now, outcome)
@@ -210,12 +214,19 @@ class Execution:
         crashpoint("before_effect")
         self._tasks[step.index] = self._host.spawn(self._perform(step, attempt, now, request, context))
 
+    def _let_pass(self, step: Step, attempt: int, now: int, moment: int) -> None:
+        """The step is over at this moment; until then it is no step's turn."""
+        if moment <= now:
+            self._succeed(step, attempt, self.results.since(step), Outcome(None))
+        else:
+            self._retries[step.index] = moment
+
     async def _perform(self, step: Step, attempt: int, started: int, request: Any, context: Any) -> None:
         """One attempt in its own task."""
         task = asyncio.current_task()
-        result: Outcome | StepFailure | None = None
+        result: Outcome | StepFailure | Deferred | None = None
         if self._may_begin(started):
-            result = await self._attempt(step, attempt, request, context)
+            result = await attempted(step, self._call(step, attempt, started), request, context)
             crashpoint("after_effect_before_flush")
         if self._tasks.get(step.index) is not task:
             return  # aborted, though the action did not end with that
@@ -224,6 +235,8 @@ class Execution:
         try:
             if isinstance(result, Outcome):
                 self._succeed(step, attempt, started, result)
+            elif isinstance(result, Deferred):
+                self._defer(step, result)
             elif result is not None:
                 self._fail(step, attempt, started, result)
         except Exception as exc:  # noqa: BLE001 - as in advance
@@ -235,8 +248,8 @@ class Execution:
         fresh = self._host.micros() - started <= FRESH
         return fresh and self.results.failed < 0 and not self._host.draining and self._host.may_act()
 
-    async def _attempt(self, step: Step, attempt: int, request: Any, context: Any) -> Outcome | StepFailure:
-        call = Call(
+    def _call(self, step: Step, attempt: int, started: int) -> Call:
+        return Call(
             namespace=self.loaded.namespace,
             workflow=self.loaded.workflow,
             run_id=self.run.id,
@@ -244,23 +257,21 @@ class Execution:
             attempt=attempt,
             timeout=step.timeout,
             idempotency_key=f"{self.run.id}/{step.name}",
+            now=started,
+            since=self.results.since(step),
         )
-        CALL.set(call)
-        limit = asyncio.timeout(step.timeout + ATTEMPT_GRACE)
-        try:
-            async with limit:
-                outcome: Outcome = await step.action.perform(request, call, context)  # type: ignore[union-attr]
-                return outcome
-        except TimeoutError as exc:
-            late = f"the attempt took longer than {step.timeout:g} s"
-            return StepFailure("Timeout", late if limit.expired() else str(exc) or "it timed out", kind="Timeout")
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return StepFailure("InternalError", "the action was cancelled from within", final=True)
-        except Exception as exc:  # noqa: BLE001 - a defect of an action fails its step, never the worker
-            return as_failure(exc)
+
+    def _defer(self, step: Step, deferred: Deferred) -> None:
+        """It starts again at its time, and once something woke the run."""
+        self._deferred |= step.bit
+        self._retries[step.index] = self._deadline if deferred.due is None else deferred.due
+
+    def _resume(self) -> None:
+        """The run was woken while it is here: what was deferred may look again."""
+        for step in self.loaded.revision.steps:
+            if self._deferred & step.bit:
+                self._retries.pop(step.index, None)
+        self._deferred = 0
 
     def _succeed(self, step: Step, attempt: int, started: int, outcome: Outcome) -> None:
         try:
@@ -369,7 +380,9 @@ class Execution:
                 self._leaving = None  # a cancel voided it
         self.results.durable |= self._sent_settled
         self._cancelled |= kept.cancelled
-        self._wakes = kept.wakes
+        if kept.wakes != self._wakes:
+            self._wakes = kept.wakes
+            self._resume()
         self.advance(confirmed=True)
 
     def refused(self, message: str) -> None:

@@ -78,8 +78,13 @@ class Results:
             variables["run"] = self._run_variable()
         if "steps" in step.variables:
             variables["steps"] = self._steps_variable(step.ancestors)
-        moment = max((self._finished[i] for i in step.needs), default=self._run.created_at)
-        return Context(variables, now=as_datetime(moment))
+        return Context(variables, now=as_datetime(self.since(step)))
+
+    def since(self, step: Step) -> int:
+        """When the last of what the step needs was finished; at the earliest when the run was created, for a result that
+        was copied from another run is older.
+        """
+        return max([self._run.created_at, *(self._finished[i] for i in step.needs)])
 
     def _input(self, step: Step) -> Handed:
         found = self._inputs.get(step.index)
@@ -114,7 +119,7 @@ class Results:
         found = self._handed.get(index)
         if found is None:
             step = self._revision.steps[index]
-            if self._statuses[index] is StepStatus.SUCCEEDED:
+            if self._statuses[index] is StepStatus.SUCCEEDED and not step.hands_on:
                 found = (self._outputs[index], step.name, self._sizes[index])
             else:
                 found = self._input(step)
