@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from stepwell.domain.documents import JsonObject, JsonValue, dumps
 from stepwell.domain.errors import ManifestError, Problem
+from stepwell.domain.json_values import value_problems
 from stepwell.domain.model_problems import problems_of, shown
 from stepwell.domain.spec import API_VERSION, GROUP, Metadata, Workflow, WorkflowRun
 from stepwell.domain.stored import as_stored
@@ -26,6 +27,7 @@ MAX_INPUT_BYTES = 64 * 1024
 AnyModel: TypeAlias = Workflow | WorkflowRun
 MODELS: dict[str, type[Workflow | WorkflowRun]] = {"Workflow": Workflow, "WorkflowRun": WorkflowRun}
 DEFAULT_NAMESPACE = "default"
+_STATED = ("name", "generateName", "namespace", "labels", "annotations")  # of an object's metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,19 @@ def read_text(text: str, file: str) -> tuple[list[Document], list[Problem]]:
     documents = [draft for draft in drafts if draft is not None]
     located = [replace(problem, file=file) for problem in problems]
     return documents, sorted(located, key=lambda problem: problem.line or 0)
+
+
+def read_object(value: JsonObject, file: str = "") -> tuple[Document | None, list[Problem]]:
+    """An object that is JSON already, as an API server holds it: its document if it is sound, and its problems.
+
+    Of its metadata only what a manifest may state is looked at; the rest is the API server's.
+    """
+    metadata = value.get("metadata")
+    stated = {key: metadata[key] for key in _STATED if key in metadata} if isinstance(metadata, dict) else {}
+    draft = Document(file, 1, "", DEFAULT_NAMESPACE, "", {**value, "metadata": stated}, {}, None)
+    problems = list(value_problems(value.get("spec"), "spec"))
+    document = None if problems else _known(draft, problems)
+    return (None if problems else document), problems
 
 
 def _document(parsed: Parsed, file: str, problems: list[Problem]) -> Document | None:

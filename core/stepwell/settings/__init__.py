@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from stepwell.domain.durations import parse_duration
 from stepwell.settings.gateway import GatewaySettings
-from stepwell.settings.operator import OperatorSettings
+from stepwell.settings.operator import AdmissionSettings, OperatorSettings
 from stepwell.settings.process import LogSettings, OperationsSettings
 from stepwell.settings.reading import Reader, switch
 from stepwell.settings.worker import WorkerSettings
 
 __all__ = [
+    "AdmissionSettings",
     "GatewaySettings",
     "LogSettings",
     "OperationsSettings",
