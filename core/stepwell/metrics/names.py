@@ -49,6 +49,17 @@ WEBHOOK_ACCEPTED = Description(
 WEBHOOK_FILTERED = Description(
     "stepwell_webhook_filtered_total", "Deliveries that a trigger's condition turned away.", _WORKFLOW
 )
+OPERATOR_WORKFLOWS = Description(
+    "stepwell_operator_workflows", "Workflow resources, by the status of their condition Ready.", ("ready",)
+)
+OPERATOR_SYNC = Description("stepwell_operator_sync_seconds", "From seeing a changed Workflow to its commit.")
+OPERATOR_STATUS_WRITES = Description(
+    "stepwell_operator_status_writes_total", "Status writes: written, or failed.", ("kind", "result")
+)
+OPERATOR_EVENTS = Description("stepwell_operator_events_total", "Events of the cluster: posted, dropped.", ("result",))
+OPERATOR_SWEPT = Description(
+    "stepwell_operator_swept_total", "What sweeps found: missed_delete, missed_change.", ("found",)
+)
 BUILD_INFO = Description("stepwell_build_info", "1; the labels say what runs.", ("version", "python"))
 
 START_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800)
@@ -56,5 +67,6 @@ ACCEPT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 STEP_SECONDS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800, 3600)
 FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SYNC_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_ROWS = (1, 2, 5, 10, 25, 50, 100, 200, 500, 1000, 2000)

@@ -1,0 +1,1 @@
+"""Workflow resources: synced into the database, and their status."""
