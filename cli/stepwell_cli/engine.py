@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.outgoing import http_clients
+from stepwell.adapters.postgres.approval_store import ApprovalStore
 from stepwell.adapters.postgres.history_store import HistoryStore
 from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.migrate import migrate
@@ -78,8 +79,8 @@ async def engine_on(
         queue = ReadyQueue(settings.redis_url, settings.redis_prefix)
         stack.push_async_callback(queue.close)
         clients = await stack.enter_async_context(http_clients(settings, os.environ))
-        actions = default_actions(clients, secrets)
         session = await stack.enter_async_context(Session(settings.database_url, "command line", clock))
+        actions = default_actions(clients, secrets, ApprovalStore(session))
         runs = PostgresRunStore(session, session)
         store = PostgresIntakeStore(session, settings.idempotency)
         intake = Intake(store, Revisions(runs.revision, actions), Offers(queue), clock)

@@ -269,7 +269,7 @@ def test_retry_on_replaces_what_is_retried() -> None:
 # -- what is not supported yet ------------------------------------------------------------------------------------------
 
 LATER: dict[str, tuple[dict[str, Any], str]] = {
-    "approval": ({"steps": [{"name": "a", "approval": {}}]}, "spec.steps[0].approval"),
+    "approval.link": ({"steps": [{"name": "a", "approval": {"link": "Enabled"}}]}, "spec.steps[0].approval.link"),
     "workflow": ({"steps": [{"name": "a", "workflow": {"name": "b"}}]}, "spec.steps[0].workflow"),
     "action": ({"steps": [{"name": "a", "action": {"type": "b"}}]}, "spec.steps[0].action"),
     "forEach": ({"steps": [value("a", "{{ item }}{{ index }}", forEach={"items": []})]}, "spec.steps[0].forEach"),

@@ -11,7 +11,9 @@ import uvloop
 
 from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.outgoing import http_clients
+from stepwell.adapters.postgres.approval_store import ApprovalStore
 from stepwell.adapters.postgres.migrate import schema_is_there
+from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.collector import settle
 from stepwell.domain.errors import UsageError
@@ -46,18 +48,20 @@ async def serve(settings: Settings) -> None:
         lag = asyncio.ensure_future(measure_lag(metrics.lagged))
         try:
             if await schema_is_there(settings.database_url, stopping, status.told):
-                await _live(settings, settings.redis_url, Several(metrics, RunLog()), status, stopping)
+                await _live(
+                    settings, settings.database_url, settings.redis_url, Several(metrics, RunLog()), status, stopping
+                )
         finally:
             lag.cancel()
 
 
 async def _live(
-    settings: Settings, redis_url: str, observer: Observer, status: Status, stopping: asyncio.Event
+    settings: Settings, dsn: str, redis_url: str, observer: Observer, status: Status, stopping: asyncio.Event
 ) -> None:
     """One worker after another: the next where one was declared dead."""
     queue = ReadyQueue(redis_url, settings.redis_prefix)
-    async with http_clients(settings, os.environ) as http:
-        actions = default_actions(http)
+    async with http_clients(settings, os.environ) as http, Session(dsn, "approvals") as session:
+        actions = default_actions(http, questions=ApprovalStore(session))
         settle()
         while not stopping.is_set():
             worker = Worker(settings, queue, actions, observer=observer, status=status)

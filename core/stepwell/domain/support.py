@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NOT_YET = frozenset(
     {
-        "approval",
+        "approval.link",
         "workflow",
         "action",
         "forEach",
@@ -61,6 +61,8 @@ def _steps(steps: Sequence[Step], path: str) -> Iterator[tuple[str, str]]:
             yield "forEach", f"{below}.forEach"
         if step.http_call is not None:
             yield from _http(step.http_call, f"{below}.httpCall")
+        if step.approval is not None and step.approval.link == "Enabled":
+            yield "approval.link", f"{below}.approval.link"
 
 
 def _http(call: HttpCall, path: str) -> Iterator[tuple[str, str]]:

@@ -154,6 +154,8 @@ WITH gone AS (
   DELETE FROM run_steps s 
   USING unnest(ARRAY(SELECT g.id FROM gone g)) AS g (id)
   WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.run_id::text = g.id
+), asked AS (
+  DELETE FROM approvals a USING gone g WHERE a.run_id = ANY(%(ids)s::uuid[]) AND a.run_id::text = g.id
 )
 SELECT count(*) FROM gone;
 
