@@ -18,6 +18,7 @@ from stepwell.engine.observer import NamespaceLoad
 from stepwell.engine.ports import ReadyRun, Reaped
 from stepwell.metrics import names, worker
 from stepwell.metrics.gateway import GatewayMetrics
+from stepwell.metrics.operator import OperatorMetrics
 from stepwell.metrics.instruments import Buckets, Counter, Description
 from stepwell.metrics.worker import Reading, WorkerMetrics
 
@@ -209,7 +210,7 @@ def described() -> list[Description]:
 
 
 def of_all_processes() -> dict[str, Metric]:
-    return shown(metrics()) | shown(GatewayMetrics())
+    return shown(metrics()) | shown(GatewayMetrics()) | shown(OperatorMetrics())
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:
