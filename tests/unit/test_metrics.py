@@ -18,8 +18,8 @@ from stepwell.engine.observer import NamespaceLoad
 from stepwell.engine.ports import ReadyRun, Reaped
 from stepwell.metrics import names, worker
 from stepwell.metrics.gateway import GatewayMetrics
-from stepwell.metrics.operator import OperatorMetrics
 from stepwell.metrics.instruments import Buckets, Counter, Description
+from stepwell.metrics.operator import OperatorMetrics
 from stepwell.metrics.worker import Reading, WorkerMetrics
 
 if TYPE_CHECKING:
