@@ -22,7 +22,7 @@ from stepwell.actions.registry import default_actions
 from stepwell.domain.errors import UnavailableError, UsageError
 from stepwell_operator.admission.certificates import Identity, issue, server_context, show
 from stepwell_operator.admission.files import CertificateFiles
-from stepwell_operator.admission.process import keep
+from stepwell_operator.admission.room import keep
 from stepwell_operator.admission.server import MAX_BODY, PATHS, AdmissionServer, admission_server
 from stepwell_operator.admission.trust import Trust, bundle_of, hosts_of
 

@@ -1,13 +1,14 @@
-"""Admission as a part of the operator's process."""
+"""Admission as a part of the operator."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from stepwell.domain.errors import UnavailableError
 from stepwell_operator.admission.certificates import server_context
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
 
+    import kopf
     from kubernetes.aio import client
 
     from stepwell.domain.action import Actions
     from stepwell.settings import AdmissionSettings
+    from stepwell_operator.context import Context
 
 AGAIN = 5.0  # seconds until a failed step is repeated
+OFF = 0  # the port that means: none
+
+Work: TypeAlias = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
+"""Runs something beside the caller, under a name."""
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +49,23 @@ class Keeper(Protocol):
 
 
 @asynccontextmanager
-async def admission(settings: AdmissionSettings, api: client.ApiClient, actions: Actions) -> AsyncIterator[int | None]:
-    """Serve the webhook while the block runs; its value is the port, None where the settings say that there is none.
+async def admission(registry: kopf.OperatorRegistry, context: Context) -> AsyncIterator[None]:  # noqa: ARG001
+    """The room: the webhook is served by a server of our own, so it registers no handlers."""
+    async with webhook(context.settings.operator.admission, context.api, context.actions, context.work):
+        yield
+
+
+@asynccontextmanager
+async def webhook(
+    settings: AdmissionSettings, api: client.ApiClient, actions: Actions, work: Work
+) -> AsyncIterator[int]:
+    """Serve the webhook while the block runs; its value is the port, 0 where the settings say that there is none.
 
     The operator goes on where the API server is away or its configuration is missing. Raises UnavailableError where the
     port cannot be bound, UsageError where the certificate's files cannot be used.
     """
-    if settings.port == 0:
-        yield None
+    if settings.port == OFF:
+        yield OFF
         return
     context = server_context()
     server = AdmissionServer(actions, KubeWorkflows(api))
@@ -57,13 +73,12 @@ async def admission(settings: AdmissionSettings, api: client.ApiClient, actions:
     if settings.certificates is not None:
         await keeper.step()
     async with admission_server(server, context, settings.address, settings.port) as port:
-        keeping = asyncio.create_task(keep(keeper))
+        keeping = work("admission", keep(keeper))
         try:
             yield port
         finally:
             keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
+            await asyncio.wait([keeping])
 
 
 async def keep(keeper: Keeper) -> None:
