@@ -44,7 +44,7 @@ class Start:
     """A wish to start a run. ``trigger`` is the door it came through: a trigger's name, or ``api``.
 
     ``run_id`` is a deterministic one, where Stepwell repeats the start itself: it leads to one run for as long as that run
-    exists.
+    exists. ``run_object`` is the name of the WorkflowRun that asks; then ``trigger`` is its uid.
     """
 
     namespace: str
@@ -55,6 +55,7 @@ class Start:
     priority: str | None = None
     event: bool = False
     run_id: str | None = None
+    run_object: str | None = None
 
 
 @dataclass(slots=True)
@@ -143,6 +144,7 @@ class Intake:
             key=start.key,
             event_id=uuid7(now // 1000, os.urandom(10)) if start.event else None,
             may_exist=start.run_id is not None,
+            run_object=start.run_object,
         )
 
     def _submit(self, run: NewRun) -> asyncio.Future[Accepted | None]:

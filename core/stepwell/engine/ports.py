@@ -185,7 +185,8 @@ class ReadyQueue(Protocol):
 class NewRun:
     """A run to be accepted. ``input`` is serialised JSON; ``id`` is made by the caller.
 
-    ``may_exist``: the id is deterministic, and whoever made it may have done so before.
+    ``may_exist``: the id is deterministic, and whoever made it may have done so before. ``run_object``: the name of the
+    WorkflowRun that asks for it, whose uid is ``trigger``.
     """
 
     id: str
@@ -199,6 +200,7 @@ class NewRun:
     key: str | None = None
     event_id: str | None = None
     may_exist: bool = False
+    run_object: str | None = None
 
 
 class Accepted(NamedTuple):

@@ -14,7 +14,9 @@ from stepwell.engine.apply import NewRevision
 from stepwell.engine.intake import input_hash
 from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, NewRun
 
-_ACCEPT = queries.load("intake")["accept"]
+_INTAKE = queries.load("intake")
+_ACCEPT = _INTAKE["accept"]
+_ACCEPT_OF_OBJECTS = _ACCEPT.replace("\n)\nSELECT", "\n), " + _INTAKE["of_objects"] + "\nSELECT")
 _SQL = queries.load("workflows")
 _NUMBERS = {name: number for number, name in PRIORITIES.items()}
 
@@ -39,7 +41,8 @@ class PostgresIntakeStore:
             "again": bool(known),
             "keep": self._keep,
         }
-        rows = await self._session.execute_once(_ACCEPT, params)
+        of_objects = any(run.run_object is not None for run in runs)
+        rows = await self._session.execute_once(_ACCEPT_OF_OBJECTS if of_objects else _ACCEPT, params)
         plain = {row[0] for row in rows if row[3] is None}
         keyed = {row[1:4]: (row[0], row[4]) for row in rows if row[3] is not None}
         answers = {run.id: Accepted(run.id, repeated=False, input_differs=False) for run in runs if run.id in plain}
@@ -96,6 +99,8 @@ def _row(run: NewRun, input_hash: str | None) -> dict[str, object]:
     }
     if run.event_id is not None:
         row["event_id"] = run.event_id
+    if run.run_object is not None:
+        row["run_object"] = run.run_object
     if run.key is not None:
         row |= {"key": run.key, "input_hash": input_hash}
     return row

@@ -9,7 +9,7 @@
 WITH wanted AS MATERIALIZED (
   SELECT * FROM json_to_recordset(%(runs)s::json) AS n (
     id uuid, workflow_id bigint, revision_id bigint, namespace text, trigger text, priority smallint,
-    created_at bigint, key text, input_hash text, event_id uuid, input json)
+    created_at bigint, key text, input_hash text, event_id uuid, run_object text, input json)
 ), live AS MATERIALIZED (
   SELECT n.* FROM wanted n
   WHERE ((n.workflow_id, n.revision_id) IN (
@@ -42,3 +42,11 @@ WITH wanted AS MATERIALIZED (
 SELECT n.id::text, NULL::bigint, NULL, NULL, NULL FROM live n WHERE n.key IS NULL
 UNION ALL
 SELECT k.run_id::text, k.workflow_id, k.door, k.key, encode(k.input_hash, 'hex') FROM keys k;
+
+-- name: of_objects
+-- Where a WorkflowRun asks, this is a part of `accept`: one commit says that its run exists, and that it was ever started.
+objects AS (
+  INSERT INTO workflow_run_objects (uid, run_id, namespace, name)
+  SELECT n.trigger, n.id, n.namespace, n.run_object FROM fresh n WHERE n.run_object IS NOT NULL
+  ON CONFLICT DO NOTHING
+)
