@@ -217,7 +217,7 @@ class Dispatcher:
                 continue
 
     async def _begin(self, runs: Sequence[ClaimedRun], asked: int) -> None:
-        history = await self._history([run.id for run in runs if run.claims > 1])
+        history = await self._history([run.id for run in runs if run.claims > 1 or run.continues])
         for run in runs:
             loaded = await self._load(run)
             if loaded is None:

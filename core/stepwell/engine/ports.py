@@ -24,6 +24,7 @@ class ClaimedRun(NamedTuple):
     """A run that this worker owns until it ends, parks or loses the fence. ``input`` is JSON text.
 
     ``cancelled``: it went back into the queue after its cancel was acknowledged, so nothing of it may start.
+    ``continues``: it repeats another run, whose results may have been copied into its history.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ClaimedRun(NamedTuple):
     claims: int
     suspicion: int
     cancelled: bool = False
+    continues: bool = False
 
 
 class RecordedAttempt(NamedTuple):

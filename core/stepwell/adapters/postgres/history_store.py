@@ -113,14 +113,14 @@ class HistoryStore:
         """One run with its documents."""
         rows = await self._session.execute(_SQL["run"], {"run": checked_id(run_id)})
         if not rows:
-            raise _unknown(run_id)
+            raise unknown_run(run_id)
         return RunRecord(*rows[0])
 
     async def state(self, run_id: str) -> RunState:
         """One run without its documents."""
         rows = await self._session.execute(_SQL["state"], {"run": checked_id(run_id)})
         if not rows:
-            raise _unknown(run_id)
+            raise unknown_run(run_id)
         return RunState(*rows[0])
 
     async def steps(self, run_id: str, *, documents: bool = True) -> list[StepRecord]:
@@ -143,10 +143,11 @@ def checked_id(run_id: str) -> str:
     """A run's id as PostgreSQL writes it. Raises NotFoundError for text that cannot be one."""
     lowered = run_id.strip().lower()
     if not _ID.match(lowered):
-        raise _unknown(run_id)
+        raise unknown_run(run_id)
     return lowered
 
 
-def _unknown(run_id: str) -> NotFoundError:
+def unknown_run(run_id: str) -> NotFoundError:
+    """The error of an id that is no run's, or not of this namespace: they look alike."""
     message = f"there is no run {run_id}"
     return NotFoundError(message)

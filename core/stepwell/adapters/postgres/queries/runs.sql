@@ -25,7 +25,7 @@ SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence =
 WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT p.id FROM picked p)) IS TRUE
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
-  r.cancel_requested_at IS NOT NULL;
+  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
 
 -- name: claim_oldest
 -- The way without Redis: the oldest queued runs, an equal share of each namespace that has live runs, past locked ones.
@@ -41,7 +41,7 @@ WHERE r.id = ANY(ARRAY(SELECT p.id FROM picked p)) AND r.status = 'queued'
   AND r.id <= (SELECT p.id FROM picked p ORDER BY p.id DESC LIMIT 1)
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
-  r.cancel_requested_at IS NOT NULL;
+  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
 
 -- name: claim_suspect
 WITH picked AS MATERIALIZED (
@@ -54,12 +54,13 @@ SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence =
 WHERE r.id = (SELECT p.id FROM picked p) AND r.status = 'queued'
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
-  r.cancel_requested_at IS NOT NULL;
+  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
 
 -- name: claimed
 -- What a claim took whose answer was lost, by the token that its client made.
 SELECT r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
-  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion, r.cancel_requested_at IS NOT NULL
+  (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion, r.cancel_requested_at IS NOT NULL,
+  r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL
 FROM runs r
 WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)s AND r.claim_token = %(token)s;
 
