@@ -1,0 +1,1 @@
+"""WorkflowRuns: each starts one run, and shows how it goes."""
