@@ -128,6 +128,39 @@ def validate(
 
 
 @app.command()
+def rbac(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Manifests; - reads stdin.")],
+    worker: Annotated[
+        str, typer.Option("--worker", metavar="[NS/]NAME", help="The worker's ServiceAccount.")
+    ] = "stepwell-worker",
+    gateway: Annotated[
+        str, typer.Option("--gateway", metavar="[NS/]NAME", help="The gateway's ServiceAccount.")
+    ] = "stepwell-gateway",
+    accounts: Annotated[
+        str, typer.Option("--accounts", metavar="NAMESPACE", help="Where the ServiceAccounts are.")
+    ] = "stepwell-system",
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", metavar="NAME", help="Of Workflows that state none. Default: default."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="NAME", help="Begins the names of what is printed.")
+    ] = "stepwell",
+    json: Json = False,
+) -> None:
+    """Print the Roles and RoleBindings that the Secrets of manifests need, for `kubectl apply -f -`.
+
+    The worker may get the Secrets that steps name, the gateway those that webhooks name, each by its name and in its
+    namespace; nothing else. Give all manifests of a namespace at once: a later call prints Roles of the same names. For
+    several sets side by side, give each its own --prefix.
+    """
+    from stepwell_cli.rbac import Options
+    from stepwell_cli.rbac import rbac as show
+
+    show(Options(files, worker, gateway, accounts, namespace, prefix, json))
+
+
+@app.command()
 def migrate(json: Json = False) -> None:
     """Bring the database named by DATABASE_URL to this version's schema.
 

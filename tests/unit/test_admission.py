@@ -141,7 +141,8 @@ async def test_thousands_of_problems_are_cut() -> None:
     response = await asked(bad)
     assert len(response["status"]["message"]) < 10_000
     assert "more; `stepwell validate` shows them all" in response["status"]["message"]
-    assert len(response["status"]["details"]["causes"]) == 50
+    assert len(response["status"]["details"]["causes"]) == 51
+    assert response["status"]["details"]["causes"][-1]["message"].startswith("and 150 more")
 
 
 @pytest.mark.parametrize("value", [9007199254740993, 12345678901234567000, 1e20, "a\0b", {"k\0": 1}, {"n": None}])

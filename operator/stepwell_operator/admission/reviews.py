@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stepwell.domain.errors import StepwellError
+from stepwell.domain.errors import Problem, StepwellError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell.domain.documents import JsonObject
-    from stepwell.domain.errors import Problem
 
 VERSION = "admission.k8s.io/v1"
 MOST = 50  #: problems in one answer
@@ -93,17 +92,25 @@ def _message(kind: str, problems: Sequence[Problem]) -> str:
     for count, problem in enumerate(problems):
         room -= len(str(problem))
         if room < 0 or count == MOST:
-            lines.append(f"and {len(problems) - count} more; `stepwell validate` shows them all")
+            lines.append(_more(len(problems) - count))
             break
         lines.append(f"{problem.path}: {problem.message}" if problem.path else problem.message)
     return "\n  ".join(lines)
 
 
 def _causes(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """What kubectl shows, in the place of the message, as it shows what the schema refuses."""
+    shown = list(problems[:MOST])
+    if len(problems) > MOST:
+        shown.append(Problem("spec", _more(len(problems) - MOST)))
     return [
         {"reason": "FieldValueInvalid", "field": problem.path, "message": _cut(problem.message, 1024)}
-        for problem in problems[:MOST]
+        for problem in shown
     ]
+
+
+def _more(count: int) -> str:
+    return f"and {count} more; `stepwell validate` shows them all"
 
 
 def _cut(text: str, limit: int) -> str:
