@@ -57,7 +57,7 @@ def needs(found: Iterable[tuple[Document, Workflow]], options: Options) -> dict[
     """The Secrets that each of ``worker`` and ``gateway`` reads in each namespace; only where there is any."""
     needed: dict[tuple[str, str], set[str]] = {}
     for document, workflow in found:
-        stated = "namespace" in workflow.metadata.model_fields_set
+        stated = "metadata.namespace" in document.lines
         namespace = document.namespace if stated else options.namespace or document.namespace
         uses = secret_uses(workflow.spec)
         for role, names in (("worker", uses.steps), ("gateway", uses.webhooks)):
