@@ -12,6 +12,7 @@ from typing import Any
 
 from stepwell.adapters.postgres.liveness import Liveness
 from stepwell.adapters.postgres.run_store import PostgresRunStore
+from stepwell.adapters.postgres.schedule_store import PostgresScheduleStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.postgres.upkeep_store import PostgresUpkeepStore
 from stepwell.adapters.redis_queue.queue import ReadyQueue
@@ -19,13 +20,16 @@ from stepwell.domain.action import Actions
 from stepwell.domain.errors import StepwellError, UnavailableError
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
+from stepwell.engine.control import Control
 from stepwell.engine.dispatch import Dispatcher
 from stepwell.engine.execution import Execution
 from stepwell.engine.maintenance.audit import WaitingAudit
+from stepwell.engine.maintenance.cron import Cron
 from stepwell.engine.maintenance.gauges import QueueGauges
 from stepwell.engine.maintenance.job import Job
 from stepwell.engine.maintenance.leader import Leader
 from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.maintenance.old_ticks import OldTicks
 from stepwell.engine.maintenance.partitions import Partitions
 from stepwell.engine.maintenance.readd import ReAdder
 from stepwell.engine.maintenance.reaper import Reaper
@@ -96,7 +100,8 @@ class Worker:
                 for name in ("claims", "journal", "upkeep")
             ]
             store = PostgresRunStore(claims, journal)
-            self.dispatcher = dispatcher = self._dispatcher(worker, store, clock, trust)
+            revisions = Revisions(store.revision, self._actions)
+            self.dispatcher = dispatcher = self._dispatcher(worker, store, revisions, clock, trust)
             heartbeat = Heartbeat(
                 liveness,
                 worker,
@@ -106,7 +111,10 @@ class Worker:
                 period=self._settings.worker.heartbeat,
             )
             upkeep_store = PostgresUpkeepStore(upkeep)
-            leader = self._leader(upkeep_store, worker)
+            schedules = PostgresScheduleStore(upkeep)
+            control = Control(store, self._queue)
+            cron = Cron(schedules, revisions, Offers(self._queue), control, clock, self._observer)
+            leader = self._leader(upkeep_store, worker, cron, OldTicks(schedules, clock))
             await asyncio.to_thread(heartbeat.start)
             self._status.life = Life(self._settings.worker.slots, trust, dispatcher, leader)
             tasks = [
@@ -147,12 +155,12 @@ class Worker:
                 await backoff.pause()
         return None
 
-    def _dispatcher(self, worker: int, store: RunStore, clock: Clock, trust: Trust) -> Dispatcher:
+    def _dispatcher(self, worker: int, store: RunStore, revisions: Revisions, clock: Clock, trust: Trust) -> Dispatcher:
         return Dispatcher(
             worker=worker,
             store=store,
             queue=self._queue,
-            revisions=Revisions(store.revision, self._actions),
+            revisions=revisions,
             clock=clock,
             trust=trust,
             slots=self._settings.worker.slots,
@@ -160,7 +168,7 @@ class Worker:
             observer=self._observer,
         )
 
-    def _leader(self, store: PostgresUpkeepStore, worker: int) -> Leader:
+    def _leader(self, store: PostgresUpkeepStore, worker: int, *more: Job) -> Leader:
         offers = Offers(self._queue)
         silence = self._settings.worker.silence
         jobs: list[Job] = [
@@ -171,6 +179,7 @@ class Worker:
             Partitions(store),
             Retention(store),
             QueueGauges(store, self._observer),
+            *more,
         ]
         return Leader(store, worker, jobs, term=silence / 2)
 

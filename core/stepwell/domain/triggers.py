@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, Strict, StringConstraints
 
+from stepwell.domain import schedule
 from stepwell.domain.model import (
     BasicAuth,
     BearerAuth,
@@ -83,6 +84,10 @@ def _schedule(text: str) -> str:
     fields = text.split()
     if len(fields) != 5 or not all(map(_CRON_FIELD.match, fields)):
         refuse(f"{text!r} is no cron schedule: write minute, hour, day, month and weekday, as in '0 3 * * *'")
+    try:
+        schedule.check(text)
+    except schedule.ScheduleError as exc:
+        refuse(f"{text!r} is no cron schedule: {exc}")
     return text
 
 
@@ -105,6 +110,13 @@ class Cron(Model):
     missed_runs: Literal["Skip", "Latest", "All"] = "Latest"
     starting_deadline: Seconds | None = None
     jitter: Seconds | None = None
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """A time that a zone leaves out whenever it would come is never due there."""
+        try:
+            schedule.check(self.schedule, self.time_zone)
+        except schedule.ScheduleError as exc:
+            refuse(f"{self.schedule!r} is no cron schedule: {exc}")
 
 
 class Trigger(Model):

@@ -21,6 +21,18 @@ class NamespaceLoad(NamedTuple):
     oldest: float
 
 
+class Ticked(NamedTuple):
+    """A cron trigger whose ticks were decided on: by how many seconds late each run was started, and how many ticks started
+    none, by reason.
+    """
+
+    namespace: str
+    workflow: str
+    trigger: str
+    lateness: Sequence[float]
+    skipped: Mapping[str, int]
+
+
 class Observer(Protocol):
     """Everything but the ends of runs that no worker executes: those are cancelled or fail where they stand."""
 
@@ -41,6 +53,9 @@ class Observer(Protocol):
     def counted(self, load: Mapping[str, NamespaceLoad]) -> None:
         """The leader counted the live runs, by namespace."""
 
+    def ticked(self, triggers: Sequence[Ticked]) -> None:
+        """The leader decided on ticks of these cron triggers."""
+
 
 class Silent:
     """An observer that makes nothing of it."""
@@ -60,6 +75,9 @@ class Silent:
         """See Observer."""
 
     def counted(self, load: Mapping[str, NamespaceLoad]) -> None:
+        """See Observer."""
+
+    def ticked(self, triggers: Sequence[Ticked]) -> None:
         """See Observer."""
 
 
@@ -98,3 +116,8 @@ class Several:
         """See Observer."""
         for observer in self._observers:
             observer.counted(load)
+
+    def ticked(self, triggers: Sequence[Ticked]) -> None:
+        """See Observer."""
+        for observer in self._observers:
+            observer.ticked(triggers)

@@ -34,6 +34,12 @@ POISON_PILLS = Description(
     "stepwell_poison_pills_total", "Runs that it ended because worker after worker died while executing them."
 )
 STRANDED = Description("stepwell_stranded_total", "Runs that waited for nothing and were woken: each is a defect.")
+SCHEDULE_SKIPPED = Description(
+    "stepwell_schedule_skipped_total", "Ticks of cron triggers that started no run, by why.", (*_WORKFLOW, "reason")
+)
+SCHEDULE_LATENESS = Description(
+    "stepwell_schedule_lateness_seconds", "From when a tick was due, jitter included, to the acceptance of its run."
+)
 LEADER = Description("stepwell_leader", "1 on the worker that leads maintenance.")
 REDIS_AVAILABLE = Description("stepwell_redis_available", "0 while runs are claimed without Redis.")
 HEARTBEAT_TRUSTED = Description("stepwell_heartbeat_trusted", "0 while no effect starts for want of a heartbeat.")
@@ -64,6 +70,7 @@ BUILD_INFO = Description("stepwell_build_info", "1; the labels say what runs.", 
 
 START_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800)
 ACCEPT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+LATE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 3600, 86400)
 STEP_SECONDS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800, 3600)
 FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from stepwell.engine.observer import NamespaceLoad
+from stepwell.engine.observer import NamespaceLoad, Ticked
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, Kept, ReadyRun, Reaped
 from stepwell.engine.revisions import LoadedRevision
 from stepwell.metrics import names
@@ -45,11 +45,14 @@ class WorkerMetrics(Collector):
         self._look = look
         self._workflows: dict[int, Labels] = {}
         self._load: dict[str, NamespaceLoad] = {}
+        self._scheduled: set[Labels] = set()
         self._runs = Counter(names.RUNS)
         self._steps = Counter(names.STEPS)
         self._recoveries = Counter(names.RECOVERIES)
         self._poison_pills = Counter(names.POISON_PILLS)
         self._stranded = Counter(names.STRANDED)
+        self._skipped = Counter(names.SCHEDULE_SKIPPED)
+        self._lateness = Histogram(names.SCHEDULE_LATENESS, names.LATE_SECONDS)
         self._run_duration = Histogram(names.RUN_DURATION, names.RUN_SECONDS)
         self._step_duration = Histogram(names.STEP_DURATION, names.STEP_SECONDS)
         self._to_start = Histogram(names.TRIGGER_TO_START, names.START_SECONDS)
@@ -105,6 +108,20 @@ class WorkerMetrics(Collector):
                 shown[OTHER] = _together(shown.get(OTHER), found)
         self._load = shown
 
+    def ticked(self, triggers: Sequence[Ticked]) -> None:
+        """See Observer."""
+        for ticked in triggers:
+            for seconds in ticked.lateness:
+                self._lateness.at().observe(seconds)
+            if not ticked.skipped:
+                continue
+            workflow = (ticked.namespace, ticked.workflow)
+            if workflow not in self._scheduled and len(self._scheduled) >= MAX_WORKFLOWS:
+                workflow = (OTHER, OTHER)
+            self._scheduled.add(workflow)
+            for reason, count in ticked.skipped.items():
+                self._skipped.add((*workflow, reason), count)
+
     def lagged(self, seconds: float) -> None:
         """The event loop was so late."""
         self._lag.at().observe(seconds)
@@ -130,10 +147,12 @@ class WorkerMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See Collector; may be called in another thread."""
-        for counter in (self._runs, self._steps, self._recoveries, self._poison_pills, self._stranded):
+        for counter in (
+            self._runs, self._steps, self._recoveries, self._poison_pills, self._stranded, self._skipped
+        ):  # fmt: skip
             yield counter.family()
         for histogram in (
-            self._run_duration, self._step_duration, self._to_start, self._flush, self._batch, self._lag
+            self._run_duration, self._step_duration, self._to_start, self._flush, self._batch, self._lag, self._lateness
         ):  # fmt: skip
             yield histogram.family()
         yield gauge(names.BUILD_INFO, [((VERSION, platform.python_version()), 1)])
