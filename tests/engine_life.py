@@ -146,7 +146,7 @@ class Life:
     async def _try_suspects(self) -> None:
         while True:
             with contextlib.suppress(StepwellError):
-                await self.dispatcher.try_suspect()
+                await self.dispatcher.suspects.take()
             await asyncio.sleep(2.0)
 
     def failed(self) -> BaseException | None:

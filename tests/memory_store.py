@@ -176,12 +176,13 @@ class MemoryStore:
 
         return await self._statement("claim_oldest", effect)
 
-    async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
+    async def claim_suspects(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
         def effect() -> list[ClaimedRun]:
-            rows = [r for r in self.database.rows.values() if r.suspicion and r.status == "queued"]
-            return self._claim(worker, rows[:1], token)
+            rows = [r for r in self.database.rows.values() if r.suspicion and r.status == "queued"][:limit]
+            group = [r for r in rows if r is rows[0] or r.suspicion == rows[0].suspicion == 1]
+            return self._claim(worker, group, token)
 
-        return await self._statement("claim_suspect", effect)
+        return await self._statement("claim_suspects", effect)
 
     async def claimed(self, worker: int, token: int) -> list[ClaimedRun]:
         return await self._statement(

@@ -154,7 +154,7 @@ class Stage:
         """Let a worker die of the run without progress, then ``deaths`` times more while it is its suspect."""
         for attempt in range(deaths + 1):
             worker = await self.worker()
-            claim = side.runs.claim(worker, [run_id], 1) if attempt == 0 else side.runs.claim_suspect(worker, 1)
+            claim = side.runs.claim(worker, [run_id], 1) if attempt == 0 else side.runs.claim_suspects(worker, 1, 1)
             assert [run.id for run in await claim] == [run_id]
             await self.kill(worker)
             await side.upkeep.reap(await side.upkeep.orphans(), deaths=5)

@@ -148,7 +148,7 @@ async def every_statement(stage: Stage, side: Side, worker: int) -> None:
     await side.runs.cancel("shop", [runs[2].id])
     await side.runs.hand_back(worker, await side.runs.owned(worker))
     await side.runs.claim_oldest(worker, 1, token=2)
-    await side.runs.claim_suspect(worker, token=3)
+    await side.runs.claim_suspects(worker, 1, token=3)
     await side.runs.claimed(worker, token=2)
     await side.upkeep.lead("maintenance", worker, term=10.0)
     await side.upkeep.wake_due(10)

@@ -172,7 +172,7 @@ async def test_a_zombies_flush_writes_nothing_and_an_innocent_run_in_it_goes_thr
         lost = {run.id: run.fence for run in (ended, parked, stepped)}
         assert len(await side.upkeep.reap(lost, deaths=5)) == 3
         for _ in lost:
-            await side.runs.claim_suspect(heir, token=2)
+            await side.runs.claim_suspects(heir, 1, token=2)
         due = stage.clock.micros() + HOUR
         kept = await side.runs.flush(
             zombie, [ending(ended), parking(parked, due), progress(stepped, "charge"), ending(innocent)]
@@ -581,9 +581,9 @@ async def test_death_without_progress_makes_a_suspect_and_with_progress_it_does_
         assert {item.status for item in reaped.values()} == {"queued"}
         heir = await stage.worker()
         claimed = await side.runs.claim(heir, [moved.id, stood.id], token=2)
-        assert [run.id for run in claimed] == [moved.id], "suspects are claimed one at a time, by those who ask for one"
+        assert [run.id for run in claimed] == [moved.id], "suspects are claimed by those who ask for them"
         assert [run.id for run in await side.runs.claim_oldest(heir, 10, token=3)] == []
-        assert [run.id for run in await side.runs.claim_suspect(heir, token=4)] == [stood.id]
+        assert [run.id for run in await side.runs.claim_suspects(heir, 1, token=4)] == [stood.id]
 
 
 async def test_progress_under_an_earlier_claim_does_not_clear_a_run(database: str) -> None:
@@ -606,7 +606,7 @@ async def test_five_deaths_as_a_suspect_end_a_poison_pill(database: str) -> None
         await stage.suspect(side, run_id, deaths=4)
         assert await stage.status(run_id) == "queued"
         worker = await stage.worker()
-        await side.runs.claim_suspect(worker, token=9)
+        await side.runs.claim_suspects(worker, 1, token=9)
         await stage.kill(worker)
         (reaped,) = await side.upkeep.reap(await side.upkeep.orphans(), deaths=5)
         assert reaped.status == "failed"
@@ -637,12 +637,30 @@ async def test_two_workers_ask_for_a_suspect_and_get_two(database: str) -> None:
         for run_id in await stage.queued(2):
             await stage.suspect(side, run_id)
         a, b = await stage.held(), await stage.held()
-        (one,) = await a.runs.claim_suspect(await stage.worker(), token=1)
-        (two,) = await b.runs.claim_suspect(await stage.worker(), token=2)
+        (one,) = await a.runs.claim_suspects(await stage.worker(), 1, token=1)
+        (two,) = await b.runs.claim_suspects(await stage.worker(), 1, token=2)
         await a.commit()
         await b.commit()
         assert one.id < two.id
-        assert await side.runs.claim_suspect(await stage.worker(), token=3) == []
+        assert await side.runs.claim_suspects(await stage.worker(), 1, token=3) == []
+
+
+async def test_suspects_of_the_first_time_come_in_groups_and_others_alone(database: str) -> None:
+    async with staged(database) as stage:
+        side = await stage.side()
+        ids = await stage.queued(5)
+        await stage.suspect(side, ids[2], deaths=1)
+        for run_id in (ids[0], ids[1], ids[3], ids[4]):
+            await stage.suspect(side, run_id)
+
+        async def claimed(limit: int) -> list[str]:
+            runs = await side.runs.claim_suspects(await stage.worker(), limit, token=1)
+            return sorted(run.id for run in runs)
+
+        assert await claimed(4) == [ids[0], ids[1], ids[3]], "the third died twice"
+        assert await claimed(4) == [ids[2]]
+        assert await claimed(4) == [ids[4]]
+        assert await claimed(4) == []
 
 
 async def kept_as_a_failure(stage: Stage, row: dict[str, Any]) -> bool:

@@ -222,16 +222,45 @@ async def test_without_the_queue_an_idle_database_is_asked_a_few_times_a_second(
 
 
 @virtual_time
-async def test_suspects_are_executed_one_at_a_time() -> None:
-    async with scene(CALL, lasting(10.0)) as s:
+async def test_suspects_of_the_first_time_are_executed_together_as_far_as_slots_are_free() -> None:
+    async with scene(CALL, lasting(10.0), slots=3) as s:
+        await s.submit("busy")
+        await until(lambda: s.dispatcher.busy == 1)
         for n in range(3):
             s.database.add(f"r{n}", suspicion=1, claims=1)
-        await s.dispatcher.try_suspect()
-        await s.dispatcher.try_suspect()
+        s.database.add("later", suspicion=2, claims=2)
+        await s.dispatcher.suspects.take()
+        await s.dispatcher.suspects.take()
+        assert [s.database.rows[name].status for name in ("r0", "r1", "r2", "later")] == ["running"] * 2 + [
+            "queued"
+        ] * 2
+        assert await s.ended("r0") == await s.ended("r1") == "succeeded"
+        await turns()
+        await s.dispatcher.suspects.take()
+        assert [s.database.rows[name].status for name in ("r2", "later")] == ["running", "queued"]
+
+
+@virtual_time
+async def test_a_suspect_finds_a_place_though_every_slot_is_held() -> None:
+    async with scene(CALL, lasting(10.0), slots=1) as s:
+        await s.submit("busy")
+        await until(lambda: s.dispatcher.busy == 1)
+        s.database.add("suspect", suspicion=1, claims=1)
+        assert await s.dispatcher.suspects.take()
+        assert s.database.rows["suspect"].status == "running"
+
+
+@virtual_time
+async def test_suspects_whose_workers_died_again_are_executed_one_at_a_time() -> None:
+    async with scene(CALL, lasting(10.0)) as s:
+        for n in range(3):
+            s.database.add(f"r{n}", suspicion=2, claims=2)
+        await s.dispatcher.suspects.take()
+        await s.dispatcher.suspects.take()
         assert [row.status for row in s.database.rows.values()] == ["running", "queued", "queued"]
         assert await s.ended("r0") == "succeeded"
         await turns()
-        await s.dispatcher.try_suspect()
+        await s.dispatcher.suspects.take()
         assert [row.status for row in s.database.rows.values()] == ["succeeded", "running", "queued"]
 
 
@@ -244,11 +273,11 @@ async def test_a_suspect_that_moved_on_makes_room_for_the_next() -> None:
 
     async with scene(spec, World(perform)) as s:
         for n in range(2):
-            s.database.add(f"r{n}", suspicion=1, claims=1)
-        await s.dispatcher.try_suspect()
+            s.database.add(f"r{n}", suspicion=2, claims=2)
+        await s.dispatcher.suspects.take()
         await until(lambda: s.database.attempts("r0"))
         await turns()
-        await s.dispatcher.try_suspect()
+        await s.dispatcher.suspects.take()
         assert [row.status for row in s.database.rows.values()] == ["running", "running"]
 
 
@@ -365,7 +394,7 @@ async def test_what_left_is_not_kept_in_memory() -> None:
         await until(lambda: all(row.final for row in s.database.rows.values()))
         await turns()
         d = s.dispatcher
-        assert (d.active, d._busy, d._suspect, d._background, d.journal.backlog) == ({}, set(), None, set(), 0)
+        assert (d.active, d._busy, d.suspects.here, d._background, d.journal.backlog) == ({}, set(), set(), set(), 0)
 
 
 # -- draining -----------------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Worker:
                     ("maintenance", leader.run()),
                     ("turns", _every(1.0, heartbeat.turned)),
                     ("cancels", self._hear_cancels(dispatcher)),
-                    ("suspects", dispatcher.run_suspects()),
+                    ("suspects", dispatcher.suspects.run()),
                     ("ownership", OwnershipAudit(store, dispatcher, worker).run()),
                     ("partitions", self._status.watch_partitions(upkeep_store)),
                 )

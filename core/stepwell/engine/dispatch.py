@@ -19,6 +19,7 @@ from stepwell.engine.journal import Journal
 from stepwell.engine.observer import SILENT, Observer
 from stepwell.engine.ports import ClaimedRun, FlushEntry, Kept, ReadyQueue, ReadyRun, RecordedAttempt, RunStore
 from stepwell.engine.revisions import LoadedRevision, Revisions
+from stepwell.engine.suspects import Suspects
 from stepwell.engine.trust import Trust
 
 IDLE_WAIT = (
@@ -28,8 +29,6 @@ FALLBACK_PAUSE = 0.5  # seconds between looks into the database while Redis is a
 PROBE_PAUSE = 0.5  # seconds between looks whether it is back
 TRUST_PAUSE = 0.2  # seconds between looks whether this worker may claim again
 OFFER_TIME = 1.0  # seconds that a drained worker takes to offer the runs that it handed back
-SUSPECT_PAUSE = 2.0  # seconds between looks for a suspect
-SUSPECT_LOOK = 0.1  # seconds between looks whether the one that runs has moved on
 MAX_EFFECTS = 500
 MAX_BACKLOG = 1_000  # runs waiting for their flush, beyond which nothing is taken
 
@@ -68,8 +67,7 @@ class Dispatcher:
         self.journal = Journal(self._flush)
         self.active: dict[str, Execution] = {}
         self._busy: set[Execution] = set()
-        self._suspect: Execution | None = None
-        self._suspect_left = asyncio.Event()
+        self.suspects = Suspects(self._claim_suspects, lambda: not self.draining and trust.holds())
         self._freed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -230,7 +228,7 @@ class Dispatcher:
             self._busy.add(execution)
             self._empty.clear()
             if run.suspicion:
-                self._suspect = execution
+                self.suspects.begun(execution)
             now = self._clock.micros()
             self._observer.begun(run, now)
             execution.advance(confirmed=now - asked <= FRESH)
@@ -262,29 +260,11 @@ class Dispatcher:
                 log.warning("claimed runs wait: %s", exc)
                 await backoff.pause()
 
-    # -- suspects ------------------------------------------------------------------------------------------------------
-
-    async def run_suspects(self) -> None:
-        """Execute suspects one after another, for ever: the next as soon as one has moved on or left."""
-        while True:
-            try:
-                found = await self.try_suspect()
-            except StepwellError as exc:
-                log.warning("no suspect could be claimed: %s", exc)
-                found = False
-            self._suspect_left.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._suspect_left.wait(), SUSPECT_LOOK if found else SUSPECT_PAUSE)
-
-    async def try_suspect(self) -> bool:
-        """Claim one suspect, unless this worker has one that has not moved on yet. Whether it has one now."""
-        current = self._suspect
-        if current is not None and not current.progressed:
-            return True
-        if self.draining or not self._trust.holds():
-            return False
+    async def _claim_suspects(self, limit: int) -> int:
+        """At least one, though every slot may be held: who waits for a slot may wait for them."""
         token = secrets.randbits(63)
-        return bool(await self._claim(token, lambda: self._store.claim_suspect(self._worker, token)))
+        bound = max(1, min(limit, self._slots - len(self._busy)))
+        return await self._claim(token, lambda: self._store.claim_suspects(self._worker, bound, token))
 
     # -- the host of executions ----------------------------------------------------------------------------------------
 
@@ -348,9 +328,7 @@ class Dispatcher:
         run = execution.run
         if self.active.get(run.id) is execution:
             del self.active[run.id]
-        if self._suspect is execution:
-            self._suspect = None
-            self._suspect_left.set()
+        self.suspects.gone(execution)
         self.journal.forget(execution)
         self.idle(execution)
         self._settle()

@@ -135,8 +135,8 @@ class RunStore(Protocol):
     async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
         """Own up to ``limit`` queued runs without being told their ids, in turn over the namespaces."""
 
-    async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
-        """Own the oldest queued suspect, if there is one."""
+    async def claim_suspects(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
+        """Own the oldest queued suspect; where it is one for the first time, up to ``limit`` of those."""
 
     async def claimed(self, worker: int, token: int) -> list[ClaimedRun]:
         """Read back what a claim with this token took, after its answer was lost."""

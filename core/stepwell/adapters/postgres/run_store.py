@@ -49,9 +49,10 @@ class PostgresRunStore:
         params = {"worker": worker, "token": token, "limit": limit, "unsupported": sorted(self.unsupported)}
         return _runs(await self._claims.execute(_SQL["claim_oldest"], params))
 
-    async def claim_suspect(self, worker: int, token: int) -> list[ClaimedRun]:
+    async def claim_suspects(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
         """See RunStore."""
-        return _runs(await self._claims.execute(_SQL["claim_suspect"], {"worker": worker, "token": token}))
+        params = {"worker": worker, "limit": limit, "token": token}
+        return _runs(await self._claims.execute(_SQL["claim_suspects"], params))
 
     async def claimed(self, worker: int, token: int) -> list[ClaimedRun]:
         """See RunStore."""

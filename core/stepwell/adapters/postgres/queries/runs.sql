@@ -11,7 +11,7 @@
 
 -- name: claim
 -- Queued runs among the offered ids become this worker's, under a new fence. Nothing of their history is returned: this
--- statement's snapshot may be older than the lock that it waited for. Suspects are claimed one at a time, below.
+-- statement's snapshot may be older than the lock that it waited for. Suspects are claimed apart, below.
 WITH picked AS MATERIALIZED (
   SELECT r.id FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[]) AND r.status = 'queued' AND r.suspicion = 0
@@ -43,15 +43,22 @@ RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trig
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
   r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
 
--- name: claim_suspect
-WITH picked AS MATERIALIZED (
-  SELECT id FROM runs WHERE suspicion > 0 AND finished_at IS NULL AND status = 'queued'
-  ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+-- name: claim_suspects
+-- The oldest suspect alone, if a worker died of it or of its group before; else a group of those of the first time. The
+-- bounds are as in claim_oldest.
+WITH oldest AS MATERIALIZED (
+  SELECT id, suspicion FROM runs WHERE suspicion > 0 AND finished_at IS NULL AND status = 'queued'
+  ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+), picked AS MATERIALIZED (
+  SELECT o.id FROM oldest o, (SELECT f.id, f.suspicion FROM oldest f ORDER BY f.id LIMIT 1) AS first
+  WHERE o.id = first.id OR o.suspicion = 1 AND first.suspicion = 1
 )
 UPDATE runs AS r
 SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence = nextval('run_fences'),
     claims = r.claims + 1, started_at = coalesce(r.started_at, clock_timestamp())
-WHERE r.id = (SELECT p.id FROM picked p) AND r.status = 'queued'
+WHERE r.id = ANY(ARRAY(SELECT p.id FROM picked p)) AND r.status = 'queued'
+  AND r.id >= (SELECT p.id FROM picked p ORDER BY p.id LIMIT 1)
+  AND r.id <= (SELECT p.id FROM picked p ORDER BY p.id DESC LIMIT 1)
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
   r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
