@@ -12,19 +12,26 @@ from stepwell.actions.registry import default_actions
 from stepwell.adapters.http.outgoing import http_clients
 from stepwell.adapters.postgres.history_store import HistoryStore
 from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
+from stepwell.adapters.postgres.outcome_store import PostgresOutcomeStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
+from stepwell.adapters.redis_queue.rates import RedisRates
 from stepwell.domain.errors import UsageError
 from stepwell.domain.secrets import SecretResolver
+from stepwell.engine.backlogs import Backlogs
 from stepwell.engine.clock import Clock
 from stepwell.engine.control import Control
 from stepwell.engine.intake import Intake
 from stepwell.engine.maintenance.offers import Offers
+from stepwell.engine.outcomes import Outcomes
+from stepwell.engine.rates import Rates
 from stepwell.engine.revisions import Revisions
+from stepwell.engine.together import Together
 from stepwell.metrics.gateway import GatewayMetrics
 from stepwell.settings import Settings
 from stepwell_gateway.bodies import Bodies
+from stepwell_gateway.quotas import Quotas
 
 PATIENCE = 5.0  # seconds that a statement may take: who waits for an answer is told to come again
 
@@ -38,7 +45,8 @@ class LocalAccess:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Shared by all requests. ``reads`` and ``history`` are for the API; ``local`` is set in local mode.
+    """Shared by all requests. ``reads`` and ``history`` are for the API; ``statuses`` tells a run's by its id; ``local`` is
+    set in local mode.
 
     ``stopping`` is set when the process begins to drain: whatever waits for something then answers at once.
     """
@@ -53,6 +61,9 @@ class Context:
     control: Control
     secrets: SecretResolver
     metrics: GatewayMetrics
+    quotas: Quotas
+    outcomes: Outcomes
+    statuses: Together[str, str]
     local: LocalAccess | None = None
     bodies: Bodies = field(default_factory=Bodies)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,6 +93,10 @@ async def opened(
         revisions = Revisions(PostgresRunStore(lookups, lookups).revision, default_actions(http))
         store = PostgresIntakeStore(commits, settings.idempotency, lookups=lookups)
         intake = Intake(store, revisions, Offers(queue), clock)
+        rates = RedisRates(settings.redis_url, settings.redis_prefix)
+        stack.push_async_callback(rates.close)
+        outcomes = PostgresOutcomeStore(reads)
+        backlogs = Backlogs(rates, outcomes, settings.gateway.quota_queued)
         await stack.enter_async_context(_running(intake))
         yield Context(
             settings=settings,
@@ -94,6 +109,9 @@ async def opened(
             control=Control(PostgresRunStore(reads, reads), queue),
             secrets=secrets,
             metrics=metrics or GatewayMetrics(),
+            quotas=Quotas(settings.gateway, Rates(rates), backlogs),
+            outcomes=Outcomes(outcomes),
+            statuses=Together(outcomes.statuses),
             local=local,
         )
 

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def serving(context: Context, *, address: str, port: int) -> AsyncIterator[int]:
+async def serving(context: Context, *, address: str, port: int, last: float = LAST) -> AsyncIterator[int]:
     """Serve while the block runs; gives the port, which is another where ``port`` is 0. No signal is handled.
 
-    At the end requests in flight are answered, and ``context.stopping`` is set. Raises UnavailableError where the port
-    cannot be bound.
+    At the end connections are served for ``last`` more seconds and requests in flight are answered; ``context.stopping`` is
+    set. Raises UnavailableError where the port cannot be bound.
     """
     listener = _bound(address, port)
     gate = Gate(context.settings.gateway.connections)
@@ -43,7 +43,7 @@ async def serving(context: Context, *, address: str, port: int) -> AsyncIterator
     try:
         yield listener.getsockname()[1]
         context.stopping.set()
-        await _let_go(server, gate)
+        await _let_go(server, gate, last)
     finally:
         context.stopping.set()
         server.should_exit = True
@@ -85,12 +85,12 @@ async def _sweeping(server: uvicorn.Server) -> None:
         sweep(_connections(server), loop.time())
 
 
-async def _let_go(server: uvicorn.Server, gate: Gate) -> None:
+async def _let_go(server: uvicorn.Server, gate: Gate, last: float) -> None:
     """Every answer closes its connection now, so that clients turn to others before the port is closed to them."""
     gate.draining = True
     for connection in list(_connections(server)):
         connection.drain()
-    await asyncio.sleep(LAST)
+    await asyncio.sleep(last)
 
 
 def _connections(server: uvicorn.Server) -> set[Connection]:

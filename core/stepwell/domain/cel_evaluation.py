@@ -9,7 +9,7 @@ from stepwell.domain.cel_library import CelError, Program, activate, parse
 from stepwell.domain.cel_loops import ALIAS
 from stepwell.domain.cel_optionals import refuse_inside
 from stepwell.domain.cel_paths import Use
-from stepwell.domain.errors import EvaluationError, ExpressionError
+from stepwell.domain.errors import AbsentError, EvaluationError, ExpressionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def reader(path: Path) -> Callable[[Context], JsonValue]:
         try:
             return find(context.variables)
         except _MISSING as exc:
-            raise EvaluationError(path.explain(context.variables)) from exc
+            raise AbsentError(path.explain(context.variables)) from exc
 
     return evaluate
 
@@ -65,7 +65,8 @@ class Evaluation:
                 return self._run_chunked(context, data)
             return self._remember(self._plain.run(context, data))
         except CelError as exc:
-            raise EvaluationError(cel_messages.of_evaluation(str(exc), self._explainer(context))) from exc
+            kind = AbsentError if cel_messages.is_absence(str(exc)) else EvaluationError
+            raise kind(cel_messages.of_evaluation(str(exc), self._explainer(context))) from exc
         except ValueError as exc:
             raise EvaluationError(str(exc)) from exc
 

@@ -20,6 +20,9 @@ _NO_OVERLOAD_NOW = re.compile(r"No matching overloads found : (.*)")
 _OPERATOR = re.compile(r"^_(.{1,2})_$")
 _TYPES = {"int64": "int", "uint64": "uint", "null_type": "null", "dyn": "any", "*opaque*": "optional"}
 
+_ABSENCE = re.compile(
+    r'No value with name ".*?" found|Key not found in map|Index error: index=|Applying SELECT to non-message type'
+)
 _NOT_ITERABLE = "a macro such as map() or filter() runs over something that is neither a list nor an object"
 _FIXED = {
     "Applying SELECT to non-message type": "a field is read of something that is not an object",
@@ -40,6 +43,11 @@ def of_compilation(raw: str) -> list[tuple[int | None, str]]:
             return [(None, _FIXED["recursion"])]
     found = [(int(column), _compile_message(text)) for _, column, text in _PROBLEM.findall(raw)]
     return [(column if column > 0 else None, text) for column, text in found] or [(None, _strip(raw))]
+
+
+def is_absence(raw: str) -> bool:
+    """Whether an evaluation failed for want of a key, an item or a field."""
+    return _ABSENCE.search(raw) is not None
 
 
 def of_evaluation(raw: str, missing: Callable[[str], str]) -> str:

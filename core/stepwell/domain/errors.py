@@ -52,6 +52,10 @@ class EvaluationError(StepwellError):
     """An expression compiled, but could not be evaluated on the values it met."""
 
 
+class AbsentError(EvaluationError):
+    """An expression read a key, an item or a field that is not there."""
+
+
 class UnavailableError(StepwellError):
     """Something outside Stepwell (database, Redis, a port) is missing, refused us, or did not answer."""
 

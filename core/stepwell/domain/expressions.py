@@ -60,12 +60,12 @@ class Expression:
         self._evaluate = evaluate
 
     def evaluate(self, context: Context) -> JsonValue:
-        """The value as JSON. Raises EvaluationError, naming the expression and the key that is missing."""
+        """The value as JSON. Raises EvaluationError, naming the expression and the key that is missing (AbsentError)."""
         try:
             return self._evaluate(context)
         except EvaluationError as exc:
             message = f"{_shown(self.text)}: {exc}"
-            raise EvaluationError(message) from exc
+            raise type(exc)(message) from exc
 
     def test(self, context: Context) -> bool:
         """The value of a condition. Raises EvaluationError where it is not a boolean."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,39 +9,46 @@ from typing import TypeAlias
 
 from stepwell.domain.errors import NotFoundError, StepwellError
 from stepwell.engine.ports import ActiveWorkflow
+from stepwell.engine.together import Together
 
 FRESH = 1.0  # seconds that an answer is believed, from when it was asked for
-CAPACITY = 20_000  # workflows that are remembered
-MAX_ASKED = 1_000  # in one statement
+CAPACITY = 20_000  # workflows that are remembered, and as many names that there are none of
 
 Name: TypeAlias = tuple[str, str]
 """Namespace and name."""
 
-Load: TypeAlias = Callable[[Sequence[Name]], Awaitable[Mapping[Name, ActiveWorkflow]]]
-
 
 class ActiveWorkflows:
-    """Looks workflows up. Who asks while a statement is under way waits for the next, which is one for all of them:
-    neither ten thousand workflows nor a flood of names that do not exist makes many.
+    """Looks workflows up: one statement for all who ask meanwhile, so that neither ten thousand workflows nor a flood of
+    names that do not exist makes many.
     """
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[Sequence[Name]], Awaitable[Mapping[Name, ActiveWorkflow]]]) -> None:
+        self._together = Together(load)
         self._known: OrderedDict[Name, tuple[float, ActiveWorkflow]] = OrderedDict()
-        self._asked: dict[Name, asyncio.Future[ActiveWorkflow | None]] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._absent: OrderedDict[Name, float] = OrderedDict()
 
     async def get(self, namespace: str, name: str) -> ActiveWorkflow:
         """The workflow's active revision. Raises NotFoundError, UnavailableError."""
-        key = (namespace, name)
-        known = self._known.get(key)
+        known = self._known.get((namespace, name))
         if known is not None and time.monotonic() - known[0] <= FRESH:
             return known[1]
-        found = await asyncio.shield(self._ask(key))
+        found = await self._look((namespace, name))
         if found is None:
             message = f"there is no workflow {namespace}/{name}"
             raise NotFoundError(message)
         return found
+
+    async def find(self, namespace: str, name: str) -> ActiveWorkflow | None:
+        """The same; None where there was none a moment ago. So nobody can tell by the time that it takes."""
+        key = (namespace, name)
+        known = self._known.get(key)
+        if known is not None and time.monotonic() - known[0] <= FRESH:
+            return known[1]
+        absent = self._absent.get(key)
+        if absent is not None and time.monotonic() - absent <= FRESH:
+            return None
+        return await self._look(key)
 
     def forget(self, namespace: str, name: str) -> None:
         """Ask anew the next time."""
@@ -51,52 +57,26 @@ class ActiveWorkflows:
     def clear(self) -> None:
         """Forget all."""
         self._known.clear()
+        self._absent.clear()
 
-    def _ask(self, key: Name) -> asyncio.Future[ActiveWorkflow | None]:
-        waiting = self._asked.get(key)
-        if waiting is None:
-            waiting = self._asked[key] = asyncio.get_running_loop().create_future()
-            waiting.add_done_callback(_seen)
-            if self._asking is None:
-                self._asking = asyncio.ensure_future(self._ask_all())
-        return waiting
-
-    async def _ask_all(self) -> None:
-        try:
-            while self._asked:
-                batch = dict(list(self._asked.items())[:MAX_ASKED])
-                for key in batch:
-                    del self._asked[key]
-                await self._answer(batch)
-        finally:
-            self._asking = None
-
-    async def _answer(self, batch: dict[Name, asyncio.Future[ActiveWorkflow | None]]) -> None:
+    async def _look(self, key: Name) -> ActiveWorkflow | None:
         asked = time.monotonic()
         try:
-            found = await self._load(list(batch))
-        except StepwellError as exc:
-            for key, waiting in batch.items():
-                self._known.pop(key, None)
-                waiting.set_exception(type(exc)(str(exc)))
-            return
-        except BaseException:
-            for waiting in batch.values():
-                waiting.cancel()
+            found = await self._together.get(key)
+        except StepwellError:
+            self._known.pop(key, None)
             raise
-        for key, waiting in batch.items():
-            self._remember(key, asked, found.get(key))
-            waiting.set_result(found.get(key))
-
-    def _remember(self, key: Name, asked: float, found: ActiveWorkflow | None) -> None:
         self._known.pop(key, None)
-        if found is not None:
+        self._absent.pop(key, None)
+        if found is None:
+            self._absent[key] = asked
+            _bound(self._absent)
+        else:
             self._known[key] = (asked, found)
-            if len(self._known) > CAPACITY:
-                self._known.popitem(last=False)
+            _bound(self._known)
+        return found
 
 
-def _seen(waiting: asyncio.Future[ActiveWorkflow | None]) -> None:
-    """Whoever waited may be gone: then nobody else asks for the error."""
-    if not waiting.cancelled():
-        waiting.exception()
+def _bound(cache: OrderedDict[Name, float] | OrderedDict[Name, tuple[float, ActiveWorkflow]]) -> None:
+    if len(cache) > CAPACITY:
+        cache.popitem(last=False)

@@ -1,0 +1,113 @@
+"""Who may call a webhook."""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+import logging
+import time
+from base64 import b64decode
+from typing import TYPE_CHECKING
+
+from stepwell.domain.errors import UnavailableError
+from stepwell.domain.secrets import SecretError, usable_secret
+from stepwell_gateway.hooks.signatures import is_signed, work_in_vain
+
+if TYPE_CHECKING:
+    from stepwell.domain.secrets import SecretResolver
+    from stepwell.domain.triggers import Hmac, WebhookAuth
+    from stepwell.engine.clock import Clock
+    from stepwell_gateway.hooks.delivery import Delivery
+
+TOLD = 60.0  # seconds in which one complaint about a Secret is logged once
+MAX_TOLD = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class Authentication:
+    """Checks deliveries against the Secrets of a namespace, read at every check."""
+
+    def __init__(self, secrets: SecretResolver, clock: Clock) -> None:
+        self._secrets = secrets
+        self._clock = clock
+        self._told: dict[str, float] = {}
+
+    async def admits(self, namespace: str, auth: WebhookAuth | None, delivery: Delivery) -> bool:
+        """Whether the delivery is from somebody who may send it; never where ``auth`` is None: there is no such hook.
+
+        A no takes the same work everywhere. Raises UnavailableError where the Secrets cannot be read right now.
+        """
+        try:
+            admitted = auth is not None and await self._admits(namespace, auth, delivery)
+        except SecretError as exc:
+            if exc.passing:
+                raise UnavailableError(str(exc)) from exc
+            self._complain(namespace, exc)
+            admitted = False
+        if not admitted and (auth is None or auth.hmac is None):
+            work_in_vain(delivery)
+        return admitted
+
+    async def _admits(self, namespace: str, auth: WebhookAuth, delivery: Delivery) -> bool:
+        if auth.hmac is not None:
+            keys = await self._keys(namespace, auth.hmac)
+            return is_signed(auth.hmac, keys, delivery, self._clock.micros() / 1e6)
+        if auth.bearer is not None:
+            ref = auth.bearer.secret_ref
+            return _is_bearer(delivery, await self._value(namespace, ref.name, ref.key))
+        if auth.basic is not None:
+            name = auth.basic.secret_name
+            pair = [await self._value(namespace, name, key) for key in ("username", "password")]
+            return _is_basic(delivery, b":".join(pair))
+        return auth.public is not None
+
+    async def _keys(self, namespace: str, spec: Hmac) -> list[bytes]:
+        values = [await self._value(namespace, ref.name, ref.key) for ref in spec.secret_refs]
+        return [_standard_key(value) for value in values] if spec.preset == "StandardWebhooks" else values
+
+    async def _value(self, namespace: str, name: str, key: str) -> bytes:
+        """A value without the line break that text files end with. Raises SecretError where nothing is left."""
+        secret = await usable_secret(self._secrets, namespace, name)
+        value = secret.value(key).reveal().rstrip(b"\r\n")
+        if not value:
+            message = f"the key {key} of the Secret {name} is empty"
+            raise SecretError("SecretInvalid", message)
+        return value
+
+    def _complain(self, namespace: str, error: SecretError) -> None:
+        """The sender learns nothing of it, so that the log has to tell; once a minute, whoever knocks."""
+        now, text = time.monotonic(), f"{namespace}: {error}"
+        if now - self._told.get(text, -TOLD) < TOLD:
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told[text] = now
+        log.warning("a webhook answers 401 because of its Secret: %s", error, extra={"namespace": namespace})
+
+
+def _standard_key(value: bytes) -> bytes:
+    try:
+        key = b64decode(value.removeprefix(b"whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise SecretError("SecretInvalid", "a key of Standard Webhooks is whsec_ and Base64")
+    return key
+
+
+def _is_bearer(delivery: Delivery, token: bytes) -> bool:
+    return hmac.compare_digest(_credentials(delivery, b"bearer"), token)
+
+
+def _is_basic(delivery: Delivery, pair: bytes) -> bool:
+    try:
+        given = b64decode(_credentials(delivery, b"basic"), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return hmac.compare_digest(given, pair)
+
+
+def _credentials(delivery: Delivery, scheme: bytes) -> bytes:
+    found, _, rest = (delivery.header(b"authorization") or b"").partition(b" ")
+    return rest.strip(b" ") if found.lower() == scheme else b""
