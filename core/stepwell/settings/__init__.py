@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from stepwell.domain.durations import parse_duration
 from stepwell.settings.gateway import GatewaySettings
+from stepwell.settings.kubernetes import KubernetesSettings
 from stepwell.settings.operator import AdmissionSettings, OperatorSettings
 from stepwell.settings.process import LogSettings, OperationsSettings
 from stepwell.settings.reading import Reader, switch
@@ -16,6 +17,7 @@ from stepwell.settings.worker import WorkerSettings
 __all__ = [
     "AdmissionSettings",
     "GatewaySettings",
+    "KubernetesSettings",
     "LogSettings",
     "OperationsSettings",
     "OperatorSettings",
@@ -47,10 +49,14 @@ class Settings:
     http_proxy: str | None = None
     """``STEPWELL_HTTP_PROXY``: ``http://[user:password@]host:port``, where the cluster is left through a proxy only."""
 
+    public_url: str = ""
+    """``STEPWELL_PUBLIC_URL``: where the gateway is reached from outside; begins every address of a webhook that is shown."""
+
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     operations: OperationsSettings = field(default_factory=OperationsSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     operator: OperatorSettings = field(default_factory=OperatorSettings)
 
 
@@ -64,9 +70,11 @@ def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "I
         idempotency=reader.value("STEPWELL_IDEMPOTENCY", 86_400.0, parse_duration),
         allow_loopback=reader.value("STEPWELL_ALLOW_LOOPBACK", False, switch),  # noqa: FBT003 - the default
         http_proxy=reader.text("STEPWELL_HTTP_PROXY"),
+        public_url=reader.text("STEPWELL_PUBLIC_URL") or "",
         worker=WorkerSettings.read(reader),
         logs=LogSettings.read(reader, default_level),
         operations=OperationsSettings.read(reader),
         gateway=GatewaySettings.read(reader),
+        kubernetes=KubernetesSettings.read(reader),
         operator=OperatorSettings.read(reader),
     )
