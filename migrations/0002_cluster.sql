@@ -8,3 +8,25 @@ CREATE TABLE workflow_run_objects (
   namespace text NOT NULL,
   name      text NOT NULL
 );
+
+-- Which object of the cluster a workflow is, as it was synced last.
+CREATE TABLE synced_workflows (
+  workflow_id bigint PRIMARY KEY REFERENCES workflows (id),
+  uid         text NOT NULL,
+  digest      bytea NOT NULL,       -- of all that syncing it depends on: while it stays, there is nothing to do
+  cancels     boolean NOT NULL      -- its annotation stepwell.dev/on-delete says Cancel: known here when the object is gone
+);
+
+-- Deletions that cancel what was accepted before them, until that is done.
+CREATE TABLE workflow_cancels (
+  workflow_id bigint PRIMARY KEY REFERENCES workflows (id),
+  before      timestamptz NOT NULL
+);
+
+-- A page of the runs between two ids, in their order: like history_page, it walks the index and stops early.
+CREATE FUNCTION runs_between(after_id uuid, until_id uuid, page integer)
+RETURNS TABLE (id uuid, workflow_id bigint, status text, finished_at timestamptz, expires_at timestamptz)
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+  SELECT r.id, r.workflow_id, r.status, r.finished_at, r.expires_at FROM runs r
+  WHERE r.id > after_id AND r.id <= until_id ORDER BY r.id LIMIT page
+$$;

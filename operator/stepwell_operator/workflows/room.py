@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+
+from stepwell.adapters.postgres.resource_store import ResourceStore
+from stepwell.domain.errors import StepwellError
+from stepwell_operator.workflows.cancels import Cancels
+from stepwell_operator.workflows.cluster import Cluster
+from stepwell_operator.workflows.counting import Counting
+from stepwell_operator.workflows.entries import Entries
+from stepwell_operator.workflows.handlers import register
+from stepwell_operator.workflows.refresh import NoTroubles, Pace, Refresh, Secrets
+from stepwell_operator.workflows.showing import WRITERS, Showing
+from stepwell_operator.workflows.sweep import Sweep
+from stepwell_operator.workflows.syncer import Syncer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -12,8 +26,45 @@ if TYPE_CHECKING:
 
     from stepwell_operator.context import Context
 
+SWEEP_AGAIN = 5.0  # seconds after one that failed
+
+log = logging.getLogger(__name__)
+
 
 @asynccontextmanager
-async def workflows(registry: kopf.OperatorRegistry, context: Context) -> AsyncIterator[None]:  # noqa: ARG001
-    """Register the handlers; the work beside them runs until the operator ends."""
-    yield
+async def workflows(
+    registry: kopf.OperatorRegistry, context: Context, *, secrets: Secrets | None = None, pace: Pace | None = None
+) -> AsyncIterator[Entries]:
+    """Register the handlers; the work beside them runs until the operator ends. ``secrets`` tells of their troubles."""
+    entries = Entries()
+    cluster = Cluster(context.api)
+    store = ResourceStore(await context.session("workflows"))
+    facts = ResourceStore(await context.session("counts"))
+    cancels = Cancels(facts, context.control)
+    settings = context.settings.operator
+    showing = Showing(cluster, entries, context.events, context.metrics, context.settings.public_url)
+    syncer = Syncer(store, entries, context.actions, context.metrics, on_outcome=showing.wanted, on_gone=cancels.wanted)
+    refresh = Refresh(entries, Counting(facts), facts, secrets or NoTroubles(), showing, pace or Pace())
+    register(registry, syncer, entries, showing)
+    context.metrics.look = entries.readiness
+    context.work("sync", syncer.run())
+    for number in range(WRITERS):
+        context.work(f"status {number}", showing.run())
+    context.work("refresh", refresh.run())
+    context.work("cancels", cancels.run())
+    context.work("sweep", _sweep(Sweep(facts, cluster, entries, syncer, context.metrics), settings.sweep))
+    yield entries
+
+
+async def _sweep(sweep: Sweep, period: float) -> None:
+    """At the start, and every ``period`` seconds."""
+    first = True
+    while True:
+        try:
+            await sweep.run(changes=not first)
+            first = False
+        except StepwellError as exc:
+            log.info("the sweep of Workflows is tried again: %s", exc)
+            await asyncio.sleep(SWEEP_AGAIN)
+        else:
+            await asyncio.sleep(period)
