@@ -55,6 +55,8 @@ def test_node(path: str, node: dict[str, Any]) -> None:
         case "string":
             bounded = "maxLength" in node or "enum" in node or node.get("format") == "date-time"
             assert bounded or path in {".apiVersion", ".kind"}
+            if str(node.get("pattern")).startswith("^([0-9]{1,5}(h|m"):
+                assert "duration(self) <= duration('8760h')" in str(node.get("x-kubernetes-validations")), "a range"
         case "object":
             assert set(node.get("required", [])) <= node.get("properties", {}).keys()
             assert "maxProperties" in node or "additionalProperties" not in node

@@ -10,6 +10,7 @@ import yaml
 from stepwell.domain.model import Model
 from stepwell.domain.model_tree import default_of, fields, nested
 from stepwell.domain.spec import WorkflowRunSpec, WorkflowSpec
+from stepwell.domain.status_fields import STATUS
 
 CRDS = Path(__file__).parents[2] / "crds"
 PAIRS = [("workflows", WorkflowSpec), ("workflowruns", WorkflowRunSpec)]
@@ -132,3 +133,15 @@ def test_a_difference_is_found(change: Any) -> None:
         crd["properties"][name] = copy.deepcopy(crd["properties"][name])
     change(crd)
     assert all_differences(crd, WorkflowSpec) != []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("workflows", "Workflow"), ("workflowruns", "WorkflowRun")])
+def test_the_names_of_the_status_are_the_crds(name: str, kind: str) -> None:
+    crd = yaml.safe_load((CRDS / f"{name}.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+
+    def names(node: dict[str, Any]) -> Any:
+        properties = node.get("items", node).get("properties")
+        return properties and {key: names(child) for key, child in properties.items()}
+
+    assert names(schema) == STATUS[kind]

@@ -15,6 +15,7 @@ from stepwell.domain.errors import ManifestError, Problem
 from stepwell.domain.json_values import value_problems
 from stepwell.domain.model_problems import problems_of, shown
 from stepwell.domain.spec import API_VERSION, GROUP, Metadata, Workflow, WorkflowRun
+from stepwell.domain.status_fields import status_problems
 from stepwell.domain.stored import as_stored
 from stepwell.domain.yaml_text import Parsed, parse_text
 
@@ -83,7 +84,7 @@ def read_object(value: JsonObject, file: str = "") -> tuple[Document | None, lis
     """
     metadata = value.get("metadata")
     stated = {key: metadata[key] for key in _STATED if key in metadata} if isinstance(metadata, dict) else {}
-    draft = Document(file, 1, "", DEFAULT_NAMESPACE, "", {**value, "metadata": stated}, {}, None)
+    draft = Document(file, 1, "", DEFAULT_NAMESPACE, "", {**value, "metadata": stated, "status": None}, {}, None)
     problems = list(value_problems(value.get("spec"), "spec"))
     document = None if problems else _known(draft, problems)
     return (None if problems else document), problems
@@ -139,6 +140,7 @@ def _secret(draft: Document, problems: list[Problem]) -> Document:
 def _custom(draft: Document, kind: type[Workflow | WorkflowRun], problems: list[Problem]) -> Document | None:
     raw = as_stored(draft.raw, kind, problems)
     _check_sizes(raw, problems)
+    problems += status_problems(draft.raw.get("status"), kind.__name__)
     try:
         model: Any = kind.model_validate(raw)
     except ValidationError as exc:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict, StringConstraints
 
 from stepwell.domain.http_spec import Expect, HttpAuth, HttpCall, SecretHeader, SecretParameter, Tls, UrlFrom
+from stepwell.domain.labels import Annotations, Labels
 from stepwell.domain.model import (
     BasicAuth,
     BearerAuth,
@@ -22,7 +23,6 @@ from stepwell.domain.model import (
     ObjectName,
     Seconds,
     SecretKeyRef,
-    Text,
     TextTemplate,
     at_most,
 )
@@ -100,8 +100,8 @@ class Metadata(Model):
     name: ObjectName | None = None
     generate_name: Annotated[str, Strict(), StringConstraints(min_length=1, max_length=253)] | None = None
     namespace: Label = "default"
-    labels: dict[str, Text] | None = None
-    annotations: dict[str, Text] | None = None
+    labels: Labels | None = None
+    annotations: Annotations | None = None
     creation_timestamp: Any = None
     deletion_grace_period_seconds: Any = None
     deletion_timestamp: Any = None
