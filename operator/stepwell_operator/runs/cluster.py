@@ -101,7 +101,7 @@ class KubeCluster:
         token = ""
         while True:
             page = await _called("the WorkflowRuns of the cluster", self._page(token))
-            found |= {item["metadata"]["uid"] for item in page["items"]}
+            found |= {item["metadata"]["uid"] for item in page["items"] or ()}  # null where there is none
             token = page["metadata"].get("continue", "")
             if not token:
                 return found

@@ -1,0 +1,348 @@
+"""WorkflowRuns against a real API server, an operator and a worker, used as people do: with kubectl."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import operating
+import psycopg
+import pytest
+import services
+from waiting import eventually_sync
+
+from stepwell.engine.apply import NewRevision
+from stepwell_operator.runs import acts
+from stepwell_operator.runs.cluster import KubeCluster
+from stepwell_operator.runs.room import workflow_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kube_server import KubeServer
+
+    from stepwell.settings import Settings
+    from stepwell_operator.runs.objects import RunObject
+
+LONG = 3600.0
+STEPS: dict[str, list[dict[str, Any]]] = {
+    "quick": [
+        {"name": "pick", "transform": {"set": {"n": "{{ run.input.n }}"}}},
+        {"name": "result", "transform": {"value": {"n": "{{ n }}", "nothing": "{{ null }}", "list": ["{{ null }}"]}}},
+    ],
+    "fails": [{"name": "check", "fail": {"message": "no stock of {{ run.input.n }}"}}],
+    "waits": [{"name": "pause", "wait": {"duration": "1h"}}],
+    "naps": [{"name": "pause", "wait": {"duration": "3s"}}],
+    "large": [{"name": "big", "transform": {"value": {"text": "x" * 5000}}}],
+}
+
+
+class World:
+    """A cluster with an operator, a database, and what tests ask of them."""
+
+    def __init__(self, kube: KubeServer, settings: Settings, engine: operating.WorkerThread) -> None:
+        self.kube = kube
+        self.settings = settings
+        self.engine = engine
+        self.writes: list[str] = []
+        self._names = itertools.count(1)
+        self._operator = ExitStack()
+
+    def start(self) -> None:
+        """An operator begins."""
+        self._operator.enter_context(operating.operator(self.kube, self.settings, (workflow_runs,)))
+
+    def stop(self) -> None:
+        """It ends."""
+        self._operator.close()
+
+    @contextmanager
+    def without_operator(self) -> Iterator[None]:
+        """Nobody watches during the block; another operator comes after it."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def apply(self, name: str, steps: list[dict[str, Any]], *, suspended: bool = False, **spec: Any) -> None:
+        """Have a workflow in the database, as the operator would write it."""
+        document = json.dumps({"steps": steps, **spec}).encode()
+        revision = NewRevision("default", name, document, document[-32:], [], suspended, LONG, LONG)
+        self.engine.thread.call(self.engine.engine.store.apply(revision))
+
+    def manifest(self, workflow: str, name: str | None = None, **spec: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "stepwell.dev/v1alpha1",
+            "kind": "WorkflowRun",
+            "metadata": {"name": name or f"{workflow}-{next(self._names)}"},
+            "spec": {"workflowRef": {"name": workflow}, **spec},
+        }
+
+    def create(self, workflow: str, **spec: Any) -> str:
+        """Create an object with kubectl; its name."""
+        manifest = self.manifest(workflow, **spec)
+        self.kube.kubectl("create", "-f", "-", given=json.dumps(manifest))
+        return str(manifest["metadata"]["name"])
+
+    def get(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.kube.kubectl("get", "swr", name, "-o", "json").stdout))
+
+    def status(self, name: str) -> dict[str, Any]:
+        return dict(self.get(name).get("status", {}))
+
+    def finished(self, name: str) -> dict[str, Any]:
+        """The status, once `kubectl wait` says that it is an end."""
+        self.kube.kubectl("wait", "--for=condition=Finished", f"swr/{name}", "--timeout=30s")
+        return self.status(name)
+
+    def shows(self, name: str, phase: str) -> dict[str, Any]:
+        """The status, once its phase is this one."""
+        return eventually_sync(lambda: (s := self.status(name)).get("phase") == phase and s, 30.0)
+
+    def rows(self, query: LiteralString, *params: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.settings.database_url or "", autocommit=True) as connection:
+            return connection.execute(query, params).fetchall()
+
+    def run_of(self, name: str) -> str:
+        """The run's status in the database; "" where there is none."""
+        rows = self.rows(
+            "SELECT r.status FROM runs r JOIN workflow_run_objects o ON o.run_id = r.id WHERE o.name = %s", name
+        )
+        assert len(rows) <= 1
+        return str(rows[0][0]) if rows else ""
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        found = self.kube.kubectl("get", "events", f"--field-selector=involvedObject.name={name}", "-o", "json").stdout
+        items = sorted(json.loads(found)["items"], key=lambda item: item["metadata"]["name"])
+        return [(item["type"], item["reason"]) for item in items]
+
+
+@pytest.fixture(scope="module")
+def settings(databases: services.Databases, valkey_server: str) -> Iterator[Settings]:
+    with databases.clone() as dsn:
+        yield operating.settings_for(dsn, valkey_server, "workflow-runs")
+
+
+@pytest.fixture(scope="module")
+def working(settings: Settings) -> Iterator[operating.WorkerThread]:
+    with operating.worker(settings) as thread:
+        yield thread
+
+
+@pytest.fixture(scope="module")
+def world(kube: KubeServer, settings: Settings, working: operating.WorkerThread) -> Iterator[World]:
+    world = World(kube, settings, working)
+    for name, steps in STEPS.items():
+        world.apply(name, steps)
+    schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 1}}}
+    world.apply("checked", STEPS["quick"], inputSchema=schema)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acts, "GRACE", 2.0)
+        patch.setattr(acts, "RETRY", 0.2)
+        counted(patch, world.writes)
+        world.start()
+        try:
+            yield world
+        finally:
+            world.stop()
+
+
+def counted(patch: pytest.MonkeyPatch, writes: list[str]) -> None:
+    """Note the name of the object at each write to the API server, Events apart."""
+    for method in ("show", "delete"):
+        real = getattr(KubeCluster, method)
+
+        async def writing(self: KubeCluster, obj: RunObject, *arguments: Any, real: Any = real) -> Any:
+            writes.append(obj.name)
+            return await real(self, obj, *arguments)
+
+        patch.setattr(KubeCluster, method, writing)
+
+
+def test_a_run_is_started_waited_for_and_described(world: World) -> None:
+    name = world.create("quick", input={"n": 7})
+    status = world.finished(name)
+    conditions = {condition["type"]: condition for condition in status["conditions"]}
+    assert (conditions["Succeeded"]["status"], conditions["Succeeded"]["reason"]) == ("True", "Succeeded")
+    assert conditions["Finished"]["status"] == "True"
+    assert status["output"] == {"n": 7, "nothing": None, "list": [None]}
+    assert [(step["name"], step["status"], step["attempts"]) for step in status["steps"]] == [
+        ("pick", "Succeeded", 1),
+        ("result", "Succeeded", 1),
+    ]
+    assert world.rows("SELECT id::text, trigger FROM runs WHERE id = %s", status["runId"]) == [
+        (status["runId"], world.get(name)["metadata"]["uid"])
+    ]
+    described = eventually_sync(
+        lambda: "Succeeded" in (text := world.kube.kubectl("describe", "swr", name).stdout).split("Events:")[1] and text
+    )
+    assert "pick" in described
+    header, row = world.kube.kubectl("get", "swr", name).stdout.splitlines()
+    assert header.split() == ["NAME", "WORKFLOW", "PHASE", "STARTED", "FINISHED", "AGE"]
+    assert row.split()[:3] == [name, "quick", "Succeeded"]
+    assert world.writes.count(name) <= 2
+    assert world.events(name) in ([("Normal", "Succeeded")], [("Normal", "Started"), ("Normal", "Succeeded")])
+
+
+def reason(status: dict[str, Any]) -> tuple[str, str]:
+    """The condition Succeeded."""
+    return next((c["status"], c["reason"]) for c in status["conditions"] if c["type"] == "Succeeded")
+
+
+def test_a_failure_says_which_step_and_why(world: World) -> None:
+    name = world.create("fails", input={"n": 3})
+    status = world.finished(name)
+    assert reason(status) == ("False", "Failed")
+    assert status["message"] == "step check: no stock of 3"
+    assert status["steps"][0]["message"] == "no stock of 3"
+    assert "output" not in status
+    assert ("Warning", "Failed") in eventually_sync(lambda: world.events(name))
+
+
+def test_an_input_that_does_not_fit_ends_with_what_the_schema_says(world: World) -> None:
+    name = world.create("checked", input={"n": 0})
+    status = world.finished(name)
+    assert reason(status) == ("False", "InvalidInput")
+    assert status["message"] == "input.n: 0 is less than the minimum of 1"
+    assert "runId" not in status
+    assert world.run_of(name) == ""
+
+
+def test_an_input_over_64_kib_is_refused(world: World) -> None:
+    status = world.finished(world.create("quick", input={"n": 1, "text": "x" * (64 * 1024)}))
+    assert reason(status) == ("False", "InvalidInput")
+    assert "at most 65536" in status["message"]
+
+
+def test_a_workflow_that_comes_a_moment_later_is_waited_for(world: World) -> None:
+    name = world.create("later", input={"n": 1})
+    assert "waits up to" in world.shows(name, "Queued")["message"]
+    world.apply("later", STEPS["quick"])
+    assert reason(world.finished(name)) == ("True", "Succeeded")
+
+
+def test_a_workflow_that_does_not_come_ends_the_wait(world: World) -> None:
+    name = world.create("never")
+    status = world.finished(name)
+    assert reason(status) == ("False", "WorkflowNotFound")
+    assert status["message"] == "there is no workflow default/never"
+    assert world.writes.count(name) == 2
+
+
+def test_a_suspended_workflow_is_waited_for_and_a_cancel_meanwhile_starts_nothing(world: World) -> None:
+    world.apply("suspended", STEPS["quick"], suspended=True)
+    first, second = [world.create("suspended", input={"n": 1}) for _ in range(2)]
+    for name in (first, second):
+        assert "is suspended" in world.shows(name, "Queued")["message"]
+    world.kube.kubectl("patch", "swr", second, "--type=merge", "-p", '{"spec":{"cancel":true}}')
+    assert reason(world.finished(second)) == ("False", "Cancelled")
+    world.apply("suspended", STEPS["quick"])
+    assert reason(world.finished(first)) == ("True", "Succeeded")
+    assert (world.run_of(first), world.run_of(second)) == ("succeeded", "")
+
+
+def test_cancel(world: World) -> None:
+    name = world.create("waits")
+    status = world.shows(name, "Waiting")
+    assert reason(status) == ("Unknown", "Waiting")
+    assert next(c["status"] for c in status["conditions"] if c["type"] == "Finished") == "False"
+    world.kube.kubectl("patch", "swr", name, "--type=merge", "-p", '{"spec":{"cancel":true}}')
+    assert reason(world.finished(name)) == ("False", "Cancelled")
+    assert world.run_of(name) == "cancelled"
+
+
+def test_only_cancel_and_ttl_may_change(world: World) -> None:
+    name = world.create("never", input={"n": 1}, cancel=True)
+    for patch, words in [
+        ({"cancel": False}, "a cancel cannot be taken back"),
+        ({"workflowRef": {"name": "other"}}, "workflowRef cannot change"),
+        ({"input": {"n": 2}}, "input cannot change"),
+        ({"priority": "High"}, "priority cannot change"),
+        ({"ttlAfterFinished": "0s"}, "a duration must be over 0s"),
+    ]:
+        spec = json.dumps({"spec": patch})
+        assert words in world.kube.kubectl("patch", "swr", name, "--type=merge", "-p", spec, check=False).stderr
+    assert reason(world.finished(name)) == ("False", "Cancelled")
+
+
+def test_deleting_the_object_cancels_its_run(world: World) -> None:
+    name = world.create("waits")
+    world.shows(name, "Waiting")
+    uid = world.get(name)["metadata"]["uid"]
+    world.kube.kubectl("delete", "swr", name, "--timeout=5s")
+    eventually_sync(lambda: world.rows("SELECT 1 FROM runs WHERE trigger = %s AND status = 'cancelled'", uid))
+    eventually_sync(lambda: not world.rows("SELECT 1 FROM workflow_run_objects WHERE uid = %s", uid))
+
+
+def test_an_object_of_the_same_name_made_anew_has_a_run_of_its_own(world: World) -> None:
+    name = world.create("quick", input={"n": 1})
+    first = world.finished(name)["runId"]
+    world.kube.kubectl("replace", "--force", "-f", "-", given=json.dumps(world.manifest("quick", name, input={"n": 2})))
+    status = world.finished(name)
+    assert status["runId"] != first
+    assert status["output"]["n"] == 2
+
+
+def test_an_object_is_deleted_some_time_after_the_end_of_its_run(world: World) -> None:
+    name = world.create("quick", input={"n": 1}, ttlAfterFinished="1s")
+    kept = world.create("quick", input={"n": 1})
+    run_id = world.finished(kept)["runId"]
+    eventually_sync(lambda: world.kube.kubectl("get", "swr", name, check=False).returncode == 1, 20.0)
+    assert world.rows("SELECT count(*) FROM runs WHERE status = 'cancelled' AND input_data ->> 'n' = '1'") == [(0,)]
+    world.kube.kubectl("patch", "swr", kept, "--type=merge", "-p", '{"spec":{"ttlAfterFinished":"1s"}}')
+    eventually_sync(lambda: world.kube.kubectl("get", "swr", kept, check=False).returncode == 1, 20.0)
+    assert world.rows("SELECT status FROM runs WHERE id = %s", run_id) == [("succeeded",)]
+    assert world.writes.count(name) <= 4
+
+
+def test_a_large_output_stays_in_the_database(world: World) -> None:
+    status = world.finished(world.create("large"))
+    assert status["outputTruncated"] is True
+    assert status["outputUrl"] == f"/api/v1/namespaces/default/runs/{status['runId']}"
+    assert "output" not in status
+
+
+def test_generated_names(world: World) -> None:
+    manifest = world.manifest("quick", input={"n": 5})
+    manifest["metadata"] = {"generateName": "made-"}
+    created = [
+        world.kube.kubectl("create", "-o", "name", "-f", "-", given=json.dumps(manifest)).stdout.strip()
+        for _ in range(2)
+    ]
+    runs = {world.finished(name.partition("/")[2])["runId"] for name in created}
+    assert len(runs) == 2
+
+
+def test_a_long_run_is_written_four_times_at_most_and_tells_two_events(world: World) -> None:
+    name = world.create("naps")
+    world.shows(name, "Waiting")
+    assert reason(world.finished(name)) == ("True", "Succeeded")
+    assert world.writes.count(name) <= 4
+    eventually_sync(lambda: world.events(name) == [("Normal", "Started"), ("Normal", "Succeeded")])
+
+
+def test_restarts(world: World) -> None:
+    """One operator goes, things happen unseen, and another comes."""
+    ended = world.create("quick", input={"n": 1})
+    world.finished(ended)
+    ends, deleted, goes_on = [world.create(workflow) for workflow in ("naps", "waits", "waits")]
+    for name in (ends, deleted, goes_on):
+        world.shows(name, "Waiting")
+    uid = world.get(deleted)["metadata"]["uid"]
+    before = len(world.rows("SELECT id FROM runs"))
+    with world.without_operator():
+        world.kube.kubectl("delete", "swr", deleted)
+        created = world.create("quick", input={"n": 9})
+        eventually_sync(lambda: world.run_of(ends) == "succeeded", 20.0)
+        world.rows("DELETE FROM runs WHERE id = %s RETURNING id", world.status(ended)["runId"])
+        world.writes.clear()
+    assert world.finished(created)["output"]["n"] == 9
+    assert reason(world.finished(ends)) == ("True", "Succeeded")
+    eventually_sync(lambda: world.rows("SELECT 1 FROM runs WHERE trigger = %s AND status = 'cancelled'", uid))
+    assert world.run_of(goes_on) == "waiting"
+    assert len(world.rows("SELECT id FROM runs")) == before, "one was removed, one was created"
+    assert set(world.writes) == {created, ends}
+    world.kube.kubectl("delete", "swr", goes_on)
