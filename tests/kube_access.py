@@ -57,6 +57,13 @@ def bind(kube: KubeServer, user: str, *roles: str, namespace: str | None = None)
         kube.kubectl("apply", "--server-side", "-f", "-", given=json.dumps(binding))
 
 
+def let_operate(kube: KubeServer) -> None:
+    """Give the user `operator` the role that the operator is shipped with."""
+    namespace(kube, SYSTEM)
+    kube.apply(BASE / "rbac-operator.yaml")
+    bind(kube, "operator", "stepwell-operator")
+
+
 class Access:
     """Asks the API server what somebody may do."""
 
@@ -120,7 +127,7 @@ def free_port() -> int:
 @contextmanager
 def admitting(kube: KubeServer, user: str = "operator") -> Iterator[None]:
     """The webhook in a thread of its own, working as a user; the block begins when API servers ask it."""
-    bind(kube, "operator", "stepwell-operator")
+    let_operate(kube)
     port = free_port()
     configure_webhook(kube, port)
     ending, loop = asyncio.Event(), uvloop.new_event_loop()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import kube_access
 import pytest
-from kube_access import PROBE, admitting, configure_webhook, connected, free_port, refuses
+from kube_access import PROBE, admitting, configure_webhook, connected, free_port, let_operate, refuses
 from waiting import eventually
 
 from stepwell.actions.registry import default_actions
@@ -29,8 +29,6 @@ BAD = json.dumps({**PROBE, "metadata": {"name": "bad"}})
 @pytest.fixture(scope="module")
 def admitted(kube: KubeServer) -> Iterator[KubeServer]:
     """The cluster with the webhook; ``old`` in the namespace legacy is a Workflow that came before it."""
-    kube_access.namespace(kube, kube_access.SYSTEM)
-    kube.apply(kube_access.BASE / "rbac-operator.yaml")
     kube_access.namespace(kube, "legacy")
     kube.kubectl("create", "-n", "legacy", "-f", "-", given=json.dumps({**PROBE, "metadata": {"name": "old"}}))
     with admitting(kube):
@@ -95,9 +93,7 @@ def test_a_run_is_refused_where_its_input_does_not_fit(admitted: KubeServer) -> 
 
 
 async def test_certificates_change_unnoticed(kube: KubeServer) -> None:
-    kube_access.namespace(kube, kube_access.SYSTEM)
-    kube.apply(kube_access.BASE / "rbac-operator.yaml")
-    kube_access.bind(kube, "operator", "stepwell-operator")
+    let_operate(kube)
     context, port = server_context(), free_port()
     started = now = datetime.now(UTC) - timedelta(hours=2)
     configure_webhook(kube, port)
