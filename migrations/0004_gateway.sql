@@ -30,9 +30,9 @@ CREATE OR REPLACE VIEW step_runs AS
 
 -- Of one workflow.
 CREATE FUNCTION workflow_page(of_workflow bigint, before uuid, since uuid, wanted text, page integer)
-RETURNS TABLE (id uuid, status text)
+RETURNS SETOF uuid
 LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
-  SELECT r.id, r.status FROM runs r
+  SELECT r.id FROM runs r
   WHERE (r.workflow_id, r.id) < (of_workflow, before) AND (r.workflow_id, r.id) >= (of_workflow, since)
     AND r.id < before AND r.id >= since
     AND (wanted IS NULL OR r.status = wanted) AND (r.expires_at IS NULL OR r.expires_at > now())
@@ -41,9 +41,9 @@ $$;
 
 -- Of those of one workflow that did not succeed.
 CREATE FUNCTION gone_wrong_page(of_workflow bigint, before uuid, since uuid, wanted text, page integer)
-RETURNS TABLE (id uuid, status text)
+RETURNS SETOF uuid
 LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
-  SELECT r.id, r.status FROM runs r
+  SELECT r.id FROM runs r
   WHERE (r.workflow_id, r.id) < (of_workflow, before) AND (r.workflow_id, r.id) >= (of_workflow, since)
     AND r.id < before AND r.id >= since
     AND r.error IS NOT NULL AND r.status = wanted AND (r.expires_at IS NULL OR r.expires_at > now())
@@ -52,9 +52,9 @@ $$;
 
 -- Of the live ones of a namespace, or (`of_workflow`) of one workflow of it.
 CREATE FUNCTION live_runs_page(of_namespace text, of_workflow bigint, before uuid, since uuid, wanted text, page integer)
-RETURNS TABLE (id uuid, status text)
+RETURNS SETOF uuid
 LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
-  SELECT r.id, r.status FROM runs r
+  SELECT r.id FROM runs r
   WHERE (r.namespace, r.id) < (of_namespace, before) AND (r.namespace, r.id) >= (of_namespace, since)
     AND r.id < before AND r.id >= since
     AND r.finished_at IS NULL AND r.status = wanted AND (of_workflow IS NULL OR r.workflow_id = of_workflow)

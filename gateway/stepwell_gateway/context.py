@@ -15,8 +15,10 @@ from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.outcome_store import PostgresOutcomeStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
+from stepwell.adapters.postgres.sessions import Sessions
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.adapters.redis_queue.rates import RedisRates
+from stepwell.domain.access import Access
 from stepwell.domain.errors import UsageError
 from stepwell.domain.secrets import SecretResolver
 from stepwell.engine.backlogs import Backlogs
@@ -31,22 +33,19 @@ from stepwell.engine.together import Together
 from stepwell.metrics.gateway import GatewayMetrics
 from stepwell.settings import Settings
 from stepwell_gateway.bodies import Bodies
+from stepwell_gateway.local import LocalAccess, NoAccess
 from stepwell_gateway.quotas import Quotas
 
+__all__ = ["Context", "LocalAccess", "opened"]
+
+READERS = 4  # connections of the API, opened when first used: a large page delays nobody else
 PATIENCE = 5.0  # seconds that a statement may take: who waits for an answer is told to come again
 
 
 @dataclass(frozen=True, slots=True)
-class LocalAccess:
-    """How ``stepwell dev`` guards its API: loopback only, and the token that it wrote for the command line."""
-
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
-    """Shared by all requests. ``reads`` and ``history`` are for the API; ``statuses`` tells a run's by its id; ``local`` is
-    set in local mode.
+    """Shared by all requests. ``reads``, ``readers`` and ``access`` are for the API; ``statuses`` tells a run's by its id;
+    ``local`` is set in local mode.
 
     ``stopping`` is set when the process begins to drain: whatever waits for something then answers at once.
     """
@@ -64,6 +63,8 @@ class Context:
     quotas: Quotas
     outcomes: Outcomes
     statuses: Together[str, str]
+    readers: Sessions
+    access: Access = field(default_factory=NoAccess)
     local: LocalAccess | None = None
     bodies: Bodies = field(default_factory=Bodies)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -75,9 +76,13 @@ async def opened(
     secrets: SecretResolver,
     *,
     metrics: GatewayMetrics | None = None,
+    access: Access | None = None,
     local: LocalAccess | None = None,
 ) -> AsyncIterator[Context]:
-    """A context with connections of its own and an intake that runs, until the block ends. The schema is there."""
+    """A context with connections of its own and an intake that runs, until the block ends. The schema is there.
+
+    ``access`` is the cluster's; in local mode ``local`` stands for it, and without either nobody may use the API.
+    """
     if settings.database_url is None or settings.redis_url is None:
         message = "set DATABASE_URL and REDIS_URL: the gateway connects to both"
         raise UsageError(message)
@@ -88,6 +93,10 @@ async def opened(
         commits, lookups, reads = [
             await stack.enter_async_context(Session(settings.database_url, f"gateway {name}", clock, patience=PATIENCE))
             for name in ("intake", "lookups", "reads")
+        ]
+        readers = [
+            await stack.enter_async_context(Session(settings.database_url, f"gateway API {n}", patience=PATIENCE))
+            for n in range(1, READERS + 1)
         ]
         http = await stack.enter_async_context(http_clients(settings, os.environ))
         revisions = Revisions(PostgresRunStore(lookups, lookups).revision, default_actions(http))
@@ -112,6 +121,8 @@ async def opened(
             quotas=Quotas(settings.gateway, Rates(rates), backlogs),
             outcomes=Outcomes(outcomes),
             statuses=Together(outcomes.statuses),
+            readers=Sessions(readers),
+            access=local or access or NoAccess(),
             local=local,
         )
 
