@@ -14,6 +14,7 @@ from stepwell.metrics.gateway import GatewayMetrics
 from stepwell.metrics.serving import measure_lag
 from stepwell.metrics.serving import serving as operations
 from stepwell.settings import Settings
+from stepwell_gateway.access import access
 from stepwell_gateway.context import opened
 from stepwell_gateway.secrets import secrets
 from stepwell_gateway.serving import serving
@@ -51,7 +52,8 @@ async def _serve(settings: Settings, metrics: GatewayMetrics, status: Status, st
     gateway = settings.gateway
     async with (
         secrets() as resolver,
-        opened(settings, resolver, metrics=metrics) as context,
+        access() as known,
+        opened(settings, resolver, metrics=metrics, access=known) as context,
         serving(context, address=gateway.address, port=gateway.port) as port,
     ):
         status.serving = True
