@@ -102,8 +102,9 @@ def dev(
     Every *.yaml and *.yml in PATH that holds a Workflow is applied, now and whenever it changes; a file without one is
     passed over, and so are hidden and vendored directories. A bad manifest is shown as `file:line: path: message`, and its
     last good version goes on. A workflow that is in no manifest any more is withdrawn: runs that were accepted end.
-    Secrets among the manifests serve the steps, and are kept in memory only. A WorkflowRun in a manifest, and triggers,
-    start nothing.
+    Secrets among the manifests serve steps and webhooks, and are kept in memory only. Webhooks and the API are served on
+    127.0.0.1, port 8080 unless PORT says another (0: any free one); cron triggers fire. A WorkflowRun in a manifest starts
+    nothing.
 
     PostgreSQL and Valkey are started with data in .stepwell/ of the current folder, unless DATABASE_URL and REDIS_URL name
     running ones. While this runs, `stepwell run` and `stepwell runs` in this folder, or below it, use it. The first Ctrl-C

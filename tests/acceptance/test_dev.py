@@ -6,13 +6,14 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import commands
 import psycopg
@@ -45,11 +46,46 @@ spec:
     - name: last
       transform: {{value: all done}}
 """
+CLOCK = """\
+apiVersion: stepwell.dev/v1alpha1
+kind: Workflow
+metadata: {name: clock}
+spec:
+  triggers:
+    - name: yearly
+      cron: {schedule: "0 3 1 1 *"}
+      input: {at: "{{ trigger.scheduledTime }}"}
+  steps:
+    - name: say
+      transform: {value: "{{ at }}"}
+"""
 SECRET = """\
 apiVersion: v1
 kind: Secret
 metadata: {{name: api, labels: {{stepwell.dev/use: "true"}}}}
 stringData: {{token: {token}}}
+"""
+
+
+HOOK = """\
+apiVersion: stepwell.dev/v1alpha1
+kind: Workflow
+metadata: {name: signup, namespace: shop}
+spec:
+  triggers:
+    - name: github
+      webhook:
+        auth: {hmac: {preset: GitHub, secretRefs: [{name: signup-hook, key: secret}]}}
+      if: "body.action == 'created'"
+      input: {email: "{{ body.user.email }}"}
+  steps:
+    - name: pick
+      transform: {select: [email]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: signup-hook, namespace: shop, labels: {stepwell.dev/use: "true"}}
+stringData: {secret: "It's a Secret to Everybody"}
 """
 
 
@@ -75,7 +111,7 @@ class Dev:
         self.starts += 1
         with (self.folder / f".said-{self.starts}").open("wb") as output:
             command = [str(commands.STEPWELL), "dev", *map(str, arguments)]
-            env = commands.environment(**self.env)
+            env = commands.environment(PORT="0", **self.env)
             self.process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=output, stderr=output)
         self.until(r"ready +stepwell dev")
 
@@ -350,6 +386,53 @@ def test_servers_that_are_killed_are_started_again(dev: Dev, receiver: Receiver)
 
 
 # -- the environment -----------------------------------------------------------------------------------------------------
+
+
+def test_signed_deliveries_sent_by_curl_start_runs(light: Dev) -> None:
+    (light.folder / "hooks.yaml").write_text(HOOK)
+    light.start()
+    (url,) = re.findall(r"hook +shop/signup +POST (http\S+)", light.said)
+    body = '{"action": "created", "user": {"email": "a@b.example"}}'
+    digest = ["openssl", "dgst", "-sha256", "-hmac", "It's a Secret to Everybody"]
+    signed = subprocess.run(digest, input=body, capture_output=True, text=True, check=True).stdout.split()[-1]
+    headers = [f"X-Hub-Signature-256: sha256={signed}", "Content-Type: application/json", "X-GitHub-Delivery: 7d3f"]
+    curl = ["curl", "-sS", "-w", "\n%{http_code}", *(part for h in headers for part in ("-H", h)), "-d"]
+    for status, word in ((202, "accepted"), (200, "repeated")):
+        answered = subprocess.run([*curl, body, url], capture_output=True, text=True, check=True).stdout
+        assert answered.endswith(f"\n{status}"), (word, answered)
+    refused = subprocess.run([*curl, body + " ", url], capture_output=True, text=True, check=True).stdout
+    assert refused.endswith("\n401")
+    light.until(r"succeeded +shop/signup")
+
+
+def test_the_clock_starts_runs(light: Dev, database: str) -> None:
+    (light.folder / "clock.yaml").write_text(CLOCK)
+    light.start()
+    with psycopg.connect(database, autocommit=True) as connected:
+
+        def moved() -> bool:
+            """The year's tick is now."""
+            text: LiteralString = (
+                "UPDATE schedules SET tick_at = date_trunc('minute', now()), due_at = now() RETURNING 1"
+            )
+            return connected.execute(text).fetchone() is not None
+
+        eventually_sync(moved, 20.0)
+        light.until(r"succeeded +clock")
+        ticks = connected.execute("SELECT reason, run_id FROM schedule_ticks").fetchall()
+        (run,) = connected.execute("SELECT id, input_data FROM workflow_runs WHERE trigger = 'yearly'").fetchall()
+    assert ticks == [(None, run[0])]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:00Z", run[1]["at"])
+
+
+def test_a_port_that_is_taken_is_named(light: Dev) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = commands.stepwell("dev", str(light.folder), env=light.env | {"PORT": port})
+    assert ended.returncode == 3
+    assert f"127.0.0.1 port {port} cannot be served on: Address already in use; set PORT to a free port" in ended.stderr
 
 
 def test_a_second_one_is_refused_and_names_the_first(light: Dev) -> None:

@@ -14,6 +14,7 @@ from stepwell_cli.dev.folder import NAME, find, held, published
 if TYPE_CHECKING:
     from pathlib import Path
 
+URL = "http://127.0.0.1:8080"
 SETTINGS = Settings(database_url="postgresql://x:secret@y/z", redis_url="redis://r")
 
 
@@ -22,17 +23,19 @@ def test_it_is_found_in_its_folder_and_below_while_it_lives(tmp_path: Path) -> N
     below.mkdir(parents=True)
     with held(tmp_path / NAME):
         assert find(below) is None, "not ready yet"
-        with published(tmp_path / NAME, SETTINGS):
+        with published(tmp_path / NAME, SETTINGS, URL, "t0ken"):
             live = find(below)
             assert live
             assert (live.pid, live.folder, live.database_url) == (os.getpid(), tmp_path, SETTINGS.database_url)
+            assert (live.url, live.token) == (URL, "t0ken")
+            assert "t0ken" not in repr(live)
             assert (tmp_path / NAME / "dev.json").stat().st_mode & 0o777 == 0o600
         assert find(below) is None
     assert (tmp_path / NAME / ".gitignore").read_text() == "*\n"
 
 
 def test_what_a_dead_one_left_is_not_believed(tmp_path: Path) -> None:
-    with held(tmp_path / NAME), published(tmp_path / NAME, SETTINGS):
+    with held(tmp_path / NAME), published(tmp_path / NAME, SETTINGS, URL, "t0ken"):
         left = (tmp_path / NAME / "dev.json").read_bytes()
     (tmp_path / NAME / "dev.json").write_bytes(left)
     assert find(tmp_path) is None

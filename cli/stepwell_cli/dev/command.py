@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stepwell.adapters.secrets.local import LocalSecrets
     from stepwell.settings import Settings
     from stepwell_cli.dev.feed import Feed
+    from stepwell_cli.dev.http import Served
     from stepwell_cli.dev.report import Report
     from stepwell_cli.dev.sync import Manifests, Sync
     from stepwell_cli.engine import Engine
@@ -77,11 +78,12 @@ class System:
             running = await stack.enter_async_context(services(settings, self.prepare, directory=self.folder))
             feed, store = await stack.enter_async_context(self._feed(running, sole=settings.database_url is None))
             engine = await stack.enter_async_context(_engine(running, self.secrets, feed))
-            await self.sync.begin(store, sole=settings.database_url is None)
+            served = await stack.enter_async_context(_gateway(running, self.secrets))
+            await self.sync.begin(store, served, sole=settings.database_url is None)
             await self.sync.step(engine, store)
-            stack.enter_context(published(self.folder, running))
+            stack.enter_context(published(self.folder, running, served.url, served.token))
             interrupts.patient = True
-            self._welcome()
+            self._welcome(served.url)
             await self._work(engine, store, interrupts)
             self._farewell(feed, settings)
         return 0
@@ -90,6 +92,7 @@ class System:
         """Read the manifests, and import the engine: both while the services start."""
         from stepwell.adapters.secrets.local import LocalSecrets
         from stepwell_cli import engine  # noqa: F401 - a third of a second
+        from stepwell_cli.dev import http  # noqa: F401 - a tenth
         from stepwell_cli.dev.sync import Manifests, Sync
 
         self.manifests = Manifests([*map(Path, self.options.paths)], [*map(Path, self.options.secrets)], self.report)
@@ -133,12 +136,12 @@ class System:
             syncing.cancel()
             await asyncio.gather(asked, syncing, return_exceptions=True)
 
-    def _welcome(self) -> None:
+    def _welcome(self, url: str) -> None:
         paths, number = ", ".join(self.options.paths), self.sync.workflows
         took, pid = time.monotonic() - self.began, os.getpid()
         what = "1 workflow" if number == 1 else f"{number} workflows"
-        text = f"{what} in {paths}; data in {self.folder}/; process {pid}; started in {took:.1f} s"
-        self.report.event("ready", "stepwell dev", text, pid=pid, seconds=round(took, 3), workflows=number)
+        text = f"{what} in {paths}; {url}; data in {self.folder}/; process {pid}; started in {took:.1f} s"
+        self.report.event("ready", "stepwell dev", text, pid=pid, url=url, seconds=round(took, 3), workflows=number)
         if number:
             text = "`stepwell run FILE` in this folder starts a run here; Ctrl-C ends this"
         else:
@@ -151,6 +154,14 @@ class System:
             grace = format_duration(settings.worker.grace)
             text = f"steps in flight may take {grace} to end; Ctrl-C again ends this now. What is left goes on at the next start"
         self.report.event("stopping", "stepwell dev", text, live=len(feed.live))
+
+
+@asynccontextmanager
+async def _gateway(settings: Settings, secrets: LocalSecrets) -> AsyncIterator[Served]:
+    from stepwell_cli.dev.http import gateway
+
+    async with gateway(settings, secrets) as served:
+        yield served
 
 
 @asynccontextmanager

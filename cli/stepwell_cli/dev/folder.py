@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class LiveDev:
     database_url: str
     redis_url: str
     redis_prefix: str
+    url: str
+    token: str = field(repr=False)
 
 
 @contextmanager
@@ -69,13 +71,17 @@ def _lock(handle: int, folder: Path) -> None:
 
 
 @contextmanager
-def published(folder: Path, settings: Settings) -> Iterator[None]:
-    """Tell other commands how to reach us, while the block lasts. Only our own user may read it: URLs hold passwords."""
+def published(folder: Path, settings: Settings, url: str, token: str) -> Iterator[None]:
+    """Tell other commands how to reach us, while the block lasts. Only our own user may read it: it holds the API's token,
+    and URLs hold passwords.
+    """
     about = {
         "pid": os.getpid(),
         "databaseUrl": settings.database_url,
         "redisUrl": settings.redis_url,
         "redisPrefix": settings.redis_prefix,
+        "url": url,
+        "token": token,
     }
     path, half_written = folder / CONNECTION, folder / f"{CONNECTION}.new"
     half_written.unlink(missing_ok=True)
@@ -109,6 +115,8 @@ def _live(folder: Path) -> LiveDev | None:
             str(about["databaseUrl"]),
             str(about["redisUrl"]),
             str(about["redisPrefix"]),
+            str(about["url"]),
+            str(about["token"]),
         )
     except (OSError, ValueError, KeyError, TypeError):  # not there, not ours, or of another version
         return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stepwell.domain.errors import Problem
     from stepwell.domain.manifest import Document
     from stepwell_cli.dev.files import Changes
+    from stepwell_cli.dev.http import Served
     from stepwell_cli.dev.plan import Plan, Wanted
     from stepwell_cli.dev.report import Report
     from stepwell_cli.engine import Engine
@@ -79,14 +80,16 @@ class Sync:
         self._held: frozenset[Identity] = frozenset()
         self._read: dict[str, Document] = {}
         self._trouble = ""
+        self._served: Served | None = None
 
     @property
     def workflows(self) -> int:
         """How many the manifests define."""
         return len(self._asked)
 
-    async def begin(self, store: WorkflowStore, *, sole: bool) -> None:
+    async def begin(self, store: WorkflowStore, served: Served, *, sole: bool) -> None:
         """Learn what stands in the database. ``sole``: nobody else keeps workflows there, so all of it is ours."""
+        self._served = served
         self._take()
         for standing in await store.standing():
             name = Identity(standing.namespace, standing.name)
@@ -159,6 +162,13 @@ class Sync:
         asleep = ", suspended" if item.workflow.spec.suspend else ""
         fields = {"workflow": str(name), "revision": revision, "file": document.file, "line": document.line}
         self._report.event(word, str(name), f"revision {revision}{asleep}, {place}", **fields)
+        for trigger in item.workflow.spec.triggers:
+            if trigger.webhook is not None and self._served is not None:
+                url = self._served.hook(name.namespace, name.name, trigger.name)
+                self._report.event("hook", str(name), f"POST {url}", workflow=str(name), trigger=trigger.name, url=url)
+            elif trigger.cron is not None:
+                text = f"{trigger.name}: {trigger.cron.schedule} {trigger.cron.time_zone}"
+                self._report.event("schedule", str(name), text, workflow=str(name), trigger=trigger.name)
 
     def _tell_kept(self, bad: Collection[str]) -> None:
         """What a bad file held when it was good goes on."""
