@@ -134,9 +134,9 @@ class ClockAt:
         return int(self.seconds * 1_000_000)
 
 
-def at(seconds: float) -> Callable[[Context], Context]:
-    """Webhooks judge deliveries by this time; the database goes on with its own."""
-    return lambda context: replace(context, clock=ClockAt(seconds))  # type: ignore[arg-type]
+def at(clock: ClockAt) -> Callable[[Context], Context]:
+    """Webhooks judge deliveries by this clock; the database goes on with its own."""
+    return lambda context: replace(context, clock=clock)  # type: ignore[arg-type]
 
 
 # -- what senders do ---------------------------------------------------------------------------------------------------

@@ -35,9 +35,9 @@ async def serving(context: Context, *, address: str, port: int, last: float = LA
     At the end connections are served for ``last`` more seconds and requests in flight are answered; ``context.stopping`` is
     set. Raises UnavailableError where the port cannot be bound.
     """
-    listener = _bound(address, port)
     gate = Gate(context.settings.gateway.connections)
     server = _server(application(context), gate)
+    listener = _bound(address, port)
     await server.startup(sockets=[listener])
     work = [asyncio.ensure_future(server.main_loop()), asyncio.ensure_future(_sweeping(server))]
     try:
@@ -46,11 +46,10 @@ async def serving(context: Context, *, address: str, port: int, last: float = LA
         await _let_go(server, gate, last)
     finally:
         context.stopping.set()
-        server.should_exit = True
-        await work[0]
         await server.shutdown(sockets=[listener])
-        work[1].cancel()
-        await asyncio.gather(work[1], return_exceptions=True)
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
 
 
 def _server(app: ASGIApp, shared: Gate) -> uvicorn.Server:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from stepwell.domain.documents import MAX_BYTES as MAX_INPUT
 from stepwell.domain.documents import JsonValue, dumps
 from stepwell.domain.errors import ConflictError, DataRefusedError, InputError, StepwellError, UnavailableError
 from stepwell.domain.ids import uuid7
@@ -131,6 +132,10 @@ class Intake:
         value = start.input
         if loaded.revision.input_schema is not None:
             value = loaded.revision.input_schema.validate(value)
+        document = dumps(value)
+        if len(document) > MAX_INPUT:  # numbers such as 1e15 grow when they are written again
+            message = f"the run's input has {len(document):,} bytes as it is stored; at most {MAX_INPUT:,} are allowed"
+            raise InputError(message)
         now = self._clock.micros()
         return NewRun(
             id=start.run_id or uuid7(now // 1000, os.urandom(10)),
@@ -138,7 +143,7 @@ class Intake:
             revision_id=active.revision_id,
             namespace=start.namespace,
             trigger=start.trigger,
-            input=dumps(value),
+            input=document,
             created_at=now,
             priority=start.priority or loaded.revision.priority,
             key=start.key,
