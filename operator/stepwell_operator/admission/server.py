@@ -110,7 +110,8 @@ async def admission_server(
     server: AdmissionServer, context: ssl.SSLContext, address: str, port: int
 ) -> AsyncIterator[int]:
     """Serve while the block runs; its value is the port. Raises UnavailableError where it cannot be bound."""
-    runner = web.ServerRunner(_Server(server.answer, access_log=None, lingering_time=0), shutdown_timeout=1.0)
+    serving = _Server(server.answer, access_log=None, lingering_time=0)
+    runner = web.ServerRunner(serving, shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
@@ -125,7 +126,11 @@ async def admission_server(
         log.info("the admission webhook is served on %s port %d", address, bound)
         yield bound
     finally:
+        open_still = serving.transports()
         await runner.cleanup()
+        for transport in open_still:
+            transport.abort()  # API servers keep connections and take their time to say good-bye
+        await asyncio.sleep(0)
         server.close()
 
 
@@ -134,6 +139,11 @@ class _Server(web.Server):
 
     def __call__(self) -> asyncio.Protocol:  # type: ignore[override]  # a refusal is no request handler
         return super().__call__() if len(self.connections) < CONNECTIONS else _Refusal()
+
+    def transports(self) -> list[asyncio.Transport]:
+        """Of the connections that are open now."""
+        found: list[asyncio.Transport | None] = [handler.transport for handler in self.connections]
+        return [transport for transport in found if transport is not None]
 
 
 class _Refusal(asyncio.Protocol):
