@@ -9,11 +9,18 @@ RUFF := core operator gateway worker cli tests examples
 FILE = examples/test-workflow.yaml
 INPUT = {"email":"user@example.com","age":20}
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE = stepwell:$(VERSION)
+IMAGE_PARTS = $(patsubst %:$(lastword $(subst :, ,$(IMAGE))),%,$(IMAGE)) $(lastword $(subst :, ,$(IMAGE)))
+IMAGE_PYTHON = 3.13
+KUBECTL ?= kubectl
+KIND := $(KUBECTL) --context kind-stepwell
+
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos lint format bench lock clean
+.PHONY: help install run test chaos lint format bench lock wheels image dist kind-up kind-down e2e clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## Install into .venv (other targets do it by themselves)
 
@@ -47,9 +54,49 @@ format: $(READY) ## Put the code into its form
 bench: $(READY) ## Measure throughput and latency
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
-lock: ## Write requirements.lock anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --upgrade \
-		--no-header --no-annotate --no-emit-index-url --quiet pyproject.toml -o requirements.lock
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --quiet
+
+lock: ## Write requirements*.lock anew (needs uv): all, and the parts of it that the image takes
+	$(LOCK) --all-extras --upgrade pyproject.toml -o requirements.lock
+	$(LOCK) --constraint requirements.lock pyproject.toml -o requirements-runtime.lock
+	echo hatchling | $(LOCK) --constraint requirements.lock - -o requirements-build.lock
+
+wheels: ## List the wheels of the image for x86-64 and arm64; fails where one is missing (needs uv)
+	@for machine in x86_64 aarch64; do \
+		echo "$$machine:" && uv pip install --dry-run --no-deps --require-hashes --only-binary :all: \
+			--python-version $(IMAGE_PYTHON) --python-platform $$machine-manylinux_2_28 --target build/wheels-$$machine \
+			-r requirements-runtime.lock 2>&1 | sed -n 's/^ + /  /p;/error\|×/{p;q1}' || exit 1; done
+
+image: ## Build the image $(IMAGE) (needs Docker)
+	docker build --build-arg PYTHON=$(IMAGE_PYTHON) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) --tag $(IMAGE) .
+
+dist: ## Render build/install.yaml: everything but the databases, with the image $(IMAGE)
+	@mkdir -p build/dist
+	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' 'resources: [../../deploy/base]' \
+		'images: [{name: stepwell, newName: "$(firstword $(IMAGE_PARTS))", newTag: "$(lastword $(IMAGE_PARTS))"}]' \
+		> build/dist/kustomization.yaml
+	@$(KUBECTL) kustomize build/dist > build/install.yaml
+	@echo build/install.yaml
+
+kind-up: ## Make a cluster on this machine with Stepwell and a sample in it (needs Docker, kind and kubectl)
+	kind get clusters | grep -qx stepwell || kind create cluster --config kind-config.yaml --wait 120s
+	$(MAKE) image IMAGE=stepwell:kind
+	kind load docker-image --name stepwell stepwell:kind
+	$(KIND) apply --server-side -k deploy/overlays/kind
+	$(KIND) wait --for=condition=Established crd/workflows.stepwell.dev crd/workflowruns.stepwell.dev
+	$(KIND) -n stepwell-system rollout status --timeout=300s statefulset/postgres deployment/valkey \
+		deployment/stepwell-operator deployment/stepwell-gateway deployment/stepwell-worker
+	$(KIND) apply --server-side -k deploy/overlays/kind/samples
+	$(KIND) -n stepwell-samples rollout status --timeout=120s deployment/receiver
+	$(KIND) -n stepwell-samples wait --for=condition=Ready --timeout=60s workflow/welcome
+
+kind-down: ## Remove that cluster
+	kind delete cluster --name stepwell
+
+e2e: $(READY) ## Run the sample in that cluster, through kubectl and through a webhook
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 clean: ## Remove what was made: .venv, caches, build results
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
