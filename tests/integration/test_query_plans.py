@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from services import Databases
 
 RUNS, MAINTENANCE, INTAKE, LIVENESS = map(queries.load, ("runs", "maintenance", "intake", "liveness"))
+RUN_OBJECTS = queries.load("run_objects")
 
 SIZES = {"young": (300, 2_000, 2_000, 1_000), "middle": (20_000, 6_000, 0, 0), "large": (20_000, 92_000, 8_000, 0)}
 """What is added from size to size: ended, queued, running and waiting runs."""
@@ -168,6 +169,16 @@ def test_cancel_wake_and_hand_back_read_what_they_change(world: World, count: in
     world.check(world.explain(RUNS["wake"], ids=uuid_array(queued)), queued, touches=2)
     back = world.explain(RUNS["hand_back"], worker=world.history.worker, **claims_set(held))
     world.check(back, list(held), touches=2)
+
+
+@pytest.mark.parametrize("count", [50, 1_000])
+def test_following_workflow_runs_reads_the_runs_that_are_followed(world: World, count: int) -> None:
+    ids = world.history.running[:count] or world.history.ended[-count:]
+    world.check(world.explain(RUN_OBJECTS["states"], ids=uuid_array(ids)), ids, touches=1)
+    some = ids[:50]
+    world.check(world.explain(RUN_OBJECTS["details"], ids=uuid_array(some), max_output=4096), some, touches=1)
+    ended = world.history.ended[-50:]
+    world.check(world.explain(RUN_OBJECTS["steps"], ids=uuid_array(ended)), ended, touches=0, steps=1)
 
 
 @pytest.mark.parametrize("count", [50, 600])

@@ -97,7 +97,7 @@ class RunActs:
             return max([await self._start(track, track.obj) for track in tracks if track.obj is not None])
         if do is Do.CANCEL:
             await self.control.cancel(tracks[0].namespace, [track.run_id for track in tracks])
-            crashpoint("after_run_cancel")
+            crashpoint("run_object_after_cancel")
         elif do is Do.SHOW:
             await self._show(tracks, decisions)
         elif do is Do.DELETE:
@@ -116,7 +116,7 @@ class RunActs:
         except StepwellError as exc:
             self._hindered(track, exc)
             return RETRY
-        crashpoint("after_run_commit")
+        crashpoint("run_object_after_commit")
         track.has_run()
         return SHORTEST
 
@@ -176,14 +176,14 @@ class RunActs:
         if obj is None:
             return
         status = status_of(obj, situation, now)
-        crashpoint("before_run_status")
+        crashpoint("run_object_before_status")
         try:
             async with self._writing:
                 track.version = await self._shown(track, obj, status)
         except GoneError:
             track.gone = True
             return
-        crashpoint("after_run_status")
+        crashpoint("run_object_after_status")
         track.written += 1
         track.rank = END if situation.finished else RANKS[situation.reason]
         if track.obj is not None:
@@ -210,7 +210,7 @@ class RunActs:
     # -- deleting --------------------------------------------------------------------------------------------------
 
     async def _delete(self, track: Track) -> None:
-        crashpoint("before_run_deletion")
+        crashpoint("run_object_before_deletion")
         if track.obj is not None:
             async with self._writing:
                 await self.cluster.delete(track.obj)

@@ -75,7 +75,9 @@ class Track:
             self.obj = replace(self.obj, input=None)
 
     def see(self, obj: RunObject) -> None:
-        """Take over what the object says now. An older status than our own last write changes nothing."""
+        """Take over what the object says now. A status that is older than our own last write changes nothing."""
+        if self.obj is not None and obj.shown.rank < self.rank:
+            obj = replace(obj, shown=self.obj.shown)
         self.obj = replace(obj, input=None) if self.accepted else obj
         self.version = obj.version
         if obj.shown.rank > self.rank:
