@@ -24,6 +24,7 @@ BACKLOG = 2048  # connections that wait for the loop
 KEEP_ALIVE = 75  # seconds that an idle connection is kept
 GRACE = 20  # seconds that requests in flight may take once no new ones are taken
 LAST = 0.5  # seconds in which connections are still served, each for one more answer, before the port is closed
+STEP = 0.02  # seconds between two looks at what is still connected
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +86,19 @@ async def _sweeping(server: uvicorn.Server) -> None:
 
 
 async def _let_go(server: uvicorn.Server, gate: Gate, last: float) -> None:
-    """Every answer closes its connection now, so that clients turn to others before the port is closed to them."""
+    """Every answer closes its connection now, so that clients turn to others before the port is closed to them; and who
+    has connected, but not sent yet, may still send.
+    """
     gate.draining = True
     for connection in list(_connections(server)):
         connection.drain()
     await asyncio.sleep(last)
+    for listening in server.servers:
+        listening.close()
+    for _ in range(round(last / STEP)):
+        if not _connections(server):
+            break
+        await asyncio.sleep(STEP)
 
 
 def _connections(server: uvicorn.Server) -> set[Connection]:
