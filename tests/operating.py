@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stepwell_operator.rooms import Room
 
 T = TypeVar("T")
+CLOSING = 0.25  #: seconds
 START = 60.0  #: seconds that an operator may take to watch, on a busy machine
 
 
@@ -74,6 +75,8 @@ class Thread:
         except BaseException as exc:  # it belongs to whoever stops the thread
             self._failure = exc
             self.ready.set()
+        # aiohttp's connections over TLS are only closed some turns of the loop after their session is (its own advice).
+        self._loop.run_until_complete(asyncio.sleep(CLOSING))
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import pytest
 import services
 from waiting import eventually_sync
 
-from stepwell.engine.apply import NewRevision
 from stepwell_operator.runs import acts
 from stepwell_operator.runs.cluster import KubeCluster
 from stepwell_operator.runs.room import workflow_runs
+from stepwell_operator.workflows.room import workflows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from stepwell.settings import Settings
     from stepwell_operator.runs.objects import RunObject
 
-LONG = 3600.0
 STEPS: dict[str, list[dict[str, Any]]] = {
     "quick": [
         {"name": "pick", "transform": {"set": {"n": "{{ run.input.n }}"}}},
@@ -39,20 +38,31 @@ STEPS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 1}}}
+
+
+def workflow(name: str, steps: list[dict[str, Any]], **spec: Any) -> dict[str, Any]:
+    spec = {"steps": steps, **spec}
+    return {"apiVersion": "stepwell.dev/v1alpha1", "kind": "Workflow", "metadata": {"name": name}, "spec": spec}
+
+
+def listed(*documents: dict[str, Any]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+
+
 class World:
     """A cluster with an operator, a database, and what tests ask of them."""
 
-    def __init__(self, kube: KubeServer, settings: Settings, engine: operating.WorkerThread) -> None:
+    def __init__(self, kube: KubeServer, settings: Settings) -> None:
         self.kube = kube
         self.settings = settings
-        self.engine = engine
         self.writes: list[str] = []
         self._names = itertools.count(1)
         self._operator = ExitStack()
 
     def start(self) -> None:
         """An operator begins."""
-        self._operator.enter_context(operating.operator(self.kube, self.settings, (workflow_runs,)))
+        self._operator.enter_context(operating.operator(self.kube, self.settings, (workflows, workflow_runs)))
 
     def stop(self) -> None:
         """It ends."""
@@ -67,11 +77,11 @@ class World:
         finally:
             self.start()
 
-    def apply(self, name: str, steps: list[dict[str, Any]], *, suspended: bool = False, **spec: Any) -> None:
-        """Have a workflow in the database, as the operator would write it."""
-        document = json.dumps({"steps": steps, **spec}).encode()
-        revision = NewRevision("default", name, document, document[-32:], [], suspended, LONG, LONG)
-        self.engine.thread.call(self.engine.engine.store.apply(revision))
+    def apply(self, *workflows: dict[str, Any]) -> None:
+        """Apply workflows with kubectl, and wait until they are synced."""
+        self.kube.kubectl("apply", "-f", "-", given=listed(*workflows))
+        names = [f"swf/{workflow['metadata']['name']}" for workflow in workflows]
+        self.kube.kubectl("wait", "--for=condition=Ready", "--timeout=30s", *names)
 
     def manifest(self, workflow: str, name: str | None = None, **spec: Any) -> dict[str, Any]:
         return {
@@ -127,24 +137,24 @@ def settings(databases: services.Databases, valkey_server: str) -> Iterator[Sett
 
 
 @pytest.fixture(scope="module")
-def working(settings: Settings) -> Iterator[operating.WorkerThread]:
-    with operating.worker(settings) as thread:
-        yield thread
+def working(settings: Settings) -> Iterator[None]:
+    with operating.worker(settings):
+        yield
 
 
 @pytest.fixture(scope="module")
-def world(kube: KubeServer, settings: Settings, working: operating.WorkerThread) -> Iterator[World]:
-    world = World(kube, settings, working)
-    for name, steps in STEPS.items():
-        world.apply(name, steps)
-    schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 1}}}
-    world.apply("checked", STEPS["quick"], inputSchema=schema)
+def world(kube: KubeServer, settings: Settings, working: None) -> Iterator[World]:
+    world = World(kube, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(acts, "GRACE", 2.0)
         patch.setattr(acts, "RETRY", 0.2)
         counted(patch, world.writes)
         world.start()
         try:
+            world.apply(
+                *[workflow(name, steps) for name, steps in STEPS.items()],
+                workflow("checked", STEPS["quick"], inputSchema=SCHEMA),
+            )
             yield world
         finally:
             world.stop()
@@ -183,7 +193,7 @@ def test_a_run_is_started_waited_for_and_described(world: World) -> None:
     header, row = world.kube.kubectl("get", "swr", name).stdout.splitlines()
     assert header.split() == ["NAME", "WORKFLOW", "PHASE", "STARTED", "FINISHED", "AGE"]
     assert row.split()[:3] == [name, "quick", "Succeeded"]
-    assert world.writes.count(name) <= 2
+    assert world.writes.count(name) <= 4
     assert world.events(name) in ([("Normal", "Succeeded")], [("Normal", "Started"), ("Normal", "Succeeded")])
 
 
@@ -220,8 +230,14 @@ def test_an_input_over_64_kib_is_refused(world: World) -> None:
 def test_a_workflow_that_comes_a_moment_later_is_waited_for(world: World) -> None:
     name = world.create("later", input={"n": 1})
     assert "waits up to" in world.shows(name, "Queued")["message"]
-    world.apply("later", STEPS["quick"])
+    world.apply(workflow("later", STEPS["quick"]))
     assert reason(world.finished(name)) == ("True", "Succeeded")
+
+
+def test_both_in_one_file_whatever_comes_first(world: World) -> None:
+    run = world.manifest("together", "together", input={"n": 1})
+    world.kube.kubectl("apply", "-f", "-", given=listed(run, workflow("together", STEPS["quick"])))
+    assert reason(world.finished("together")) == ("True", "Succeeded")
 
 
 def test_a_workflow_that_does_not_come_ends_the_wait(world: World) -> None:
@@ -233,13 +249,13 @@ def test_a_workflow_that_does_not_come_ends_the_wait(world: World) -> None:
 
 
 def test_a_suspended_workflow_is_waited_for_and_a_cancel_meanwhile_starts_nothing(world: World) -> None:
-    world.apply("suspended", STEPS["quick"], suspended=True)
+    world.apply(workflow("suspended", STEPS["quick"], suspend=True))
     first, second = [world.create("suspended", input={"n": 1}) for _ in range(2)]
     for name in (first, second):
         assert "is suspended" in world.shows(name, "Queued")["message"]
     world.kube.kubectl("patch", "swr", second, "--type=merge", "-p", '{"spec":{"cancel":true}}')
     assert reason(world.finished(second)) == ("False", "Cancelled")
-    world.apply("suspended", STEPS["quick"])
+    world.apply(workflow("suspended", STEPS["quick"]))
     assert reason(world.finished(first)) == ("True", "Succeeded")
     assert (world.run_of(first), world.run_of(second)) == ("succeeded", "")
 

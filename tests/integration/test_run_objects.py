@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import uuid4
 
@@ -246,6 +248,64 @@ async def test_a_run_that_retention_removed_does_not_come_back(database: str, re
         await eventually(lambda: not another.follower.tracks)
     assert {c["type"]: c["status"] for c in status["conditions"]} == {"Succeeded": "Unknown", "Finished": "True"}
     assert (another.started, another.rows("SELECT count(*) FROM runs")) == (0, [(0,)])
+
+
+POINTS = sorted(set(re.findall(r'crashpoint\("(\w+)"\)', Path(acts.__file__).read_text())))
+LAST = {"run_object_after_cancel": "Cancelled", "run_object_before_deletion": None}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_an_operator_that_dies_anywhere_leaves_nothing_undone(
+    database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """It dies at the point; until then the object is as it was, then it is cancelled, or its time after the end is over."""
+    cluster = Cluster()
+    obj = made(cluster)
+    struck = asyncio.Event()
+
+    def dying(name: str) -> None:
+        if name == point:
+            struck.set()
+            raise asyncio.CancelledError(name)  # this task goes no further, as if the process had ended
+
+    async with life(database, redis_url, cluster) as dies:
+        await dies.apply()
+        monkeypatch.setattr(acts, "crashpoint", dying)
+        dies.follower.observe(obj)
+        if point == "run_object_after_cancel":
+            await dies.has_run(obj)
+            obj = replace(obj, cancel=True, generation=2)
+            dies.follower.observe(obj)
+        if point == "run_object_before_deletion":
+            await dies.has_run(obj)
+            succeed(dies, obj)
+            await dies.shows(obj, "Succeeded")
+            ended = Shown(END, datetime.now(UTC), datetime.now(UTC), started=True)
+            obj = replace(obj, ttl=0.001, generation=2, shown=ended)
+            dies.follower.observe(obj)
+        await asyncio.wait_for(struck.wait(), 20)
+        monkeypatch.undo()
+    async with life(database, redis_url, cluster) as operator:
+        operator.follower.observe(obj)
+        await eventually(lambda: operator.run_of(obj))
+        if point not in LAST:
+            succeed(operator, obj)
+            await operator.shows(obj, "Succeeded")
+        elif LAST[point]:
+            await operator.shows(obj, "Cancelled")
+        else:
+            await eventually(lambda: obj.uid not in cluster.there)
+        await eventually(lambda: not operator.follower.tracks)
+    assert operator.rows("SELECT count(*) FROM runs") == [(1,)]
+    assert len(cluster.events) <= 2
+
+
+def succeed(operator: Operator, obj: RunObject) -> None:
+    end: LiteralString = (
+        "UPDATE runs SET status = 'succeeded', started_at = now(), finished_at = now(), expires_at = now() WHERE id = %s"
+        " RETURNING 1"
+    )
+    assert operator.rows(end, obj.run_id) == [(1,)]
 
 
 async def test_what_was_deleted_while_nobody_watched_is_cancelled(database: str, redis_url: str) -> None:
