@@ -125,7 +125,7 @@ def attempt(
     good = status is StepStatus.SUCCEEDED
     moment = 1_800_000_000 * MICROS + at
     return AttemptRecord(
-        step, number, status, moment, moment + 1 + number, None, b'"$run"', None, output if good else None,
+        step, number, status, moment, moment + 1, None, b'"$run"', None, output if good else None,
         None if good else b'{"reason":"Broken","message":"secret words"}', b'{"status":200}',
     )  # fmt: skip
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response, StreamingResponse
 
+from stepwell.domain.errors import StepwellError
 from stepwell.domain.states import RunStatus
 from stepwell_gateway.api.documents import run_document, step_document
 from stepwell_gateway.api.rules import GET
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from stepwell_gateway.api.models import Document
     from stepwell_gateway.api.table import Call
 
-HEARTBEAT = 15.0  # seconds of silence after which a comment is sent, and the right to listen is asked for again
+HEARTBEAT = 15.0  # seconds of silence after which a comment is sent
 PAGE = 100  # attempts read at once
 RECONNECT = 2_000  # milliseconds after which a browser comes back
+
+log = logging.getLogger(__name__)
 
 _ID = re.compile(r"(\d{1,9})(\.end)?\Z", re.ASCII)
 
@@ -73,16 +77,25 @@ class Told:
         self._status: str | None = None
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Until the run has ended, the process stops, or the caller may no longer listen."""
+        """Until the run has ended, the process stops, or the caller may no longer listen. What else breaks it off, the
+        client comes back for.
+        """
         yield b"retry: %d\n\n" % RECONNECT
+        try:
+            async for event in self._events():
+                yield event
+        except StepwellError as exc:
+            log.info("a stream of events ends: %s", exc)
+
+    async def _events(self) -> AsyncIterator[bytes]:
         stopping = asyncio.ensure_future(self._call.room.stopping.wait())
         news = asyncio.ensure_future(self._listener.next())
         try:
-            while not stopping.done():
+            while True:
                 await asyncio.wait([news, stopping], timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() or not await self._may():
+                    return
                 if not news.done():
-                    if stopping.done() or not await self._may():
-                        return
                     yield b": alive\n\n"
                     continue
                 progress = news.result()
@@ -99,6 +112,7 @@ class Told:
             await asyncio.gather(stopping, news, return_exceptions=True)
 
     async def _may(self) -> bool:
+        """Access believes an answer for some seconds, so that this costs nothing at each event."""
         return await self._call.caller.may(GET, self._call.of.workflow)
 
     async def _tell(self, progress: Progress) -> AsyncIterator[bytes]:

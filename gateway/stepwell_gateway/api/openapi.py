@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 _REF = "#/components/schemas/{model}"
 _ALWAYS = (400, 401, 403, 404, 503)
 _WITH_BODY = (413, 415, 422)
+_EVENT: dict[str, Any] = {
+    "description": "One server-sent event: `run` holds a RunDocument, `step` a StepDocument, as JSON text.",
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": r"^\d{1,9}(\.end)?$"},
+        "event": {"enum": ["run", "step"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "namespace": {"type": "string", "pattern": NAMESPACE},
     "name": {"type": "string", "pattern": NAME},
@@ -130,5 +140,5 @@ def _answer(endpoint: Endpoint, status: int, model: type[BaseModel] | None) -> d
     elif model is not None:
         found["content"] = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
     elif endpoint.streams and status == 200:
-        found["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        found["content"] = {"text/event-stream": {"schema": _EVENT}}
     return found
