@@ -49,6 +49,12 @@ def wait(kube: KubeServer, what: str, condition: str) -> None:
     kube.kubectl("wait", f"--for={condition}", what, "--timeout=60s")
 
 
+def events_of(kube: KubeServer) -> set[str]:
+    """The names of the objects that there are Events about."""
+    found = json.loads(kube.kubectl("get", "events", "-o", "json").stdout)["items"]
+    return {event["involvedObject"]["name"] for event in found}
+
+
 @pytest.fixture
 def operated(kube: KubeServer, databases: services.Databases, valkey_server: str) -> Iterator[KubeServer]:
     """An operator with the rights that it is shipped with, the webhook included, and a worker."""
@@ -85,8 +91,7 @@ def test_the_shipped_role_is_enough(operated: KubeServer, caplog: pytest.LogCapt
     wait(kube, "swr/least-1", "condition=Finished")
     wait(kube, "swr/least-1", "delete")
     kube.kubectl("create", "-f", "-", given=json.dumps({**PROBE, "metadata": {"name": "wrong"}}), check=False)
-    events = json.loads(kube.kubectl("get", "events", "-o", "json").stdout)["items"]
-    assert {"least", "least-1"} <= {event["involvedObject"]["name"] for event in events}
+    eventually_sync(lambda: {"least", "least-1"} <= events_of(kube), 30)
     kube.kubectl("delete", "swf", "least")
     assert refusals(kube) == before
     assert [record.getMessage() for record in caplog.records if "orbidden" in record.getMessage()] == []

@@ -93,14 +93,14 @@ def test_people(may: Access, verb: str, resource: str) -> None:
 
 EVERYWHERE = {
     "operator": {
-        *((verb, kind) for kind in ("workflows", "workflowruns") for verb in ("get", "list", "watch", "patch")),
-        ("patch", "workflows/status"), ("patch", "workflowruns/status"), ("delete", "workflowruns"),
-        ("list", "core:namespaces"), ("watch", "core:namespaces"), ("create", "core:events"),
+        *((verb, kind) for kind in ("workflows", "workflowruns") for verb in ("get", "list", "watch")),
+        ("patch", "workflows"), ("delete", "workflowruns"), ("patch", "workflows/status"),
+        ("patch", "workflowruns/status"), ("create", "core:events"),
         ("list", "apiextensions.k8s.io:customresourcedefinitions"),
         ("watch", "apiextensions.k8s.io:customresourcedefinitions"),
     },
     "gateway": {("create", "authentication.k8s.io:tokenreviews"), ("create", "authorization.k8s.io:subjectaccessreviews")},
-    "worker": {("get", "core:namespaces"), ("list", "core:namespaces"), ("watch", "core:namespaces")},
+    "worker": {("get", "core:namespaces")},
 }  # fmt: skip
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 RESOURCES = (
