@@ -30,3 +30,16 @@ LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET ena
   SELECT r.id, r.workflow_id, r.status, r.finished_at, r.expires_at FROM runs r
   WHERE r.id > after_id AND r.id <= until_id ORDER BY r.id LIMIT page
 $$;
+
+-- Secrets that a worker or a gateway could not use, as the one that used it last met it. A row is about the revision that was
+-- active then: another spec may name other Secrets.
+CREATE TABLE secret_troubles (
+  workflow_id bigint NOT NULL REFERENCES workflows (id),
+  reader      text NOT NULL,        -- worker or gateway: they have rights of their own
+  secret      text NOT NULL,
+  revision_id bigint NOT NULL REFERENCES workflow_revisions (id),
+  reason      text NOT NULL,        -- SecretMissing, SecretForbidden, SecretNotLabelled, …
+  message     text NOT NULL,
+  noted_at    timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (workflow_id, reader, secret)
+);

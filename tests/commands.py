@@ -27,7 +27,9 @@ RECEIVER = "127.0.0.1:8099"  #: where the examples send to
 
 def environment(**changes: str) -> dict[str, str]:
     """Ours without what steers Stepwell, and with ``changes``."""
-    steering = re.compile(r"DATABASE_URL|REDIS_URL|STEPWELL_|PG[A-Z]+|NO_COLOR|FORCE_COLOR|COLUMNS|_STEPWELL_COMPLETE")
+    steering = re.compile(
+        r"DATABASE_URL|REDIS_URL|STEPWELL_|KUBERNETES_|PG[A-Z]+|NO_COLOR|FORCE_COLOR|COLUMNS|_STEPWELL_COMPLETE"
+    )
     return {name: value for name, value in os.environ.items() if not steering.match(name)} | changes
 
 

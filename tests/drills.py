@@ -51,7 +51,7 @@ SILENCE = 2.0
 HURRY = {"STEPWELL_HEARTBEAT": "300ms", "STEPWELL_TRUST_WINDOW": "1200ms", "STEPWELL_DEATH_SILENCE": f"{SILENCE:g}s"}
 LOOK = 0.02  #: seconds between two looks into the database
 START = 20.0  #: seconds that a worker process may take to register on a busy machine
-_STEERING = re.compile(r"DATABASE_URL|REDIS_URL|STEPWELL_|PG[A-Z]+")
+_STEERING = re.compile(r"DATABASE_URL|REDIS_URL|STEPWELL_|KUBERNETES_|PG[A-Z]+")
 _NOT_OURS = re.compile(r"Traceback|never retrieved|please report|is destroyed but it is pending|was never awaited")
 
 

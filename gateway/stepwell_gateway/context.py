@@ -20,7 +20,7 @@ from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.adapters.redis_queue.rates import RedisRates
 from stepwell.domain.access import Access
 from stepwell.domain.errors import UsageError
-from stepwell.domain.secrets import SecretResolver
+from stepwell.domain.secrets import NO_NOTES, SecretNotes, SecretResolver
 from stepwell.engine.backlogs import Backlogs
 from stepwell.engine.clock import Clock
 from stepwell.engine.control import Control
@@ -65,6 +65,7 @@ class Context:
     statuses: Together[str, str]
     readers: Sessions
     access: Access = field(default_factory=NoAccess)
+    notes: SecretNotes = NO_NOTES
     local: LocalAccess | None = None
     bodies: Bodies = field(default_factory=Bodies)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,6 +78,7 @@ async def opened(
     *,
     metrics: GatewayMetrics | None = None,
     access: Access | None = None,
+    notes: SecretNotes = NO_NOTES,
     local: LocalAccess | None = None,
 ) -> AsyncIterator[Context]:
     """A context with connections of its own and an intake that runs, until the block ends. The schema is there.
@@ -123,6 +125,7 @@ async def opened(
             statuses=Together(outcomes.statuses),
             readers=Sessions(readers),
             access=local or access or NoAccess(),
+            notes=notes,
             local=local,
         )
 

@@ -9,14 +9,15 @@ import signal
 import uvloop
 
 from stepwell.adapters.postgres.migrate import schema_is_there
+from stepwell.collector import settle
 from stepwell.domain.errors import UsageError
 from stepwell.metrics.gateway import GatewayMetrics
+from stepwell.metrics.kube import KubeMetrics
 from stepwell.metrics.serving import measure_lag
 from stepwell.metrics.serving import serving as operations
 from stepwell.settings import Settings
-from stepwell_gateway.access import access
+from stepwell_gateway.cluster import surroundings
 from stepwell_gateway.context import opened
-from stepwell_gateway.secrets import secrets
 from stepwell_gateway.serving import serving
 from stepwell_gateway.status import Status
 
@@ -51,11 +52,11 @@ async def serve(settings: Settings) -> None:
 async def _serve(settings: Settings, metrics: GatewayMetrics, status: Status, stopping: asyncio.Event) -> None:
     gateway = settings.gateway
     async with (
-        secrets() as resolver,
-        access() as known,
-        opened(settings, resolver, metrics=metrics, access=known) as context,
+        surroundings(settings, KubeMetrics(metrics.registry).called) as found,
+        opened(settings, found.secrets, metrics=metrics, access=found.access, notes=found.notes) as context,
         serving(context, address=gateway.address, port=gateway.port) as port,
     ):
+        settle()
         status.serving = True
         log.info("hooks and the API are served on %s port %d", gateway.address, port)
         await stopping.wait()

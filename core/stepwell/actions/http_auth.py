@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
 from stepwell.actions.http_render import HOP_BY_HOP, MAX_HEADER_VALUE, has_control
-from stepwell.actions.http_secrets import Reader
+from stepwell.actions.http_secrets import Note, Reader
 from stepwell.actions.http_url import UnusableUrlError, clean_url, origin, with_more_query, with_query
 from stepwell.domain.masking import MIN_BYTES, NO_MASK, Mask, mask_of
 
@@ -93,9 +93,11 @@ def uses_secrets(spec: HttpCall) -> bool:
     return spec.url_from is not None or spec.auth is not None or spec.tls is not None
 
 
-async def located(request: HttpRequest, spec: HttpCall, resolver: SecretResolver) -> tuple[HttpRequest, Credentials]:
+async def located(
+    request: HttpRequest, spec: HttpCall, resolver: SecretResolver, note: Note
+) -> tuple[HttpRequest, Credentials]:
     """The request with its URL, and what is to be added. Raises StepFailure where a Secret cannot be used for it."""
-    reader = Reader(resolver, request.namespace)
+    reader = Reader(resolver, request.namespace, note)
     values: list[bytes] = []
     if spec.url_from is not None:
         ref = spec.url_from.secret_ref

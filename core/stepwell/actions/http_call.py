@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from stepwell.actions.http_answer import decode, holds_secret, request_line, shown, unexpected
@@ -14,6 +15,7 @@ from stepwell.actions.http_render import RequestTemplate
 from stepwell.domain.action import Outcome
 from stepwell.domain.http import HttpRequest
 from stepwell.domain.retry import RetryPolicy, StepFailure
+from stepwell.domain.secrets import NO_NOTES
 from stepwell.domain.trace import span_id, trace_id
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from stepwell.domain.http import HttpClient, HttpResponse
     from stepwell.domain.http_spec import HttpCall as Spec
     from stepwell.domain.masking import Mask
-    from stepwell.domain.secrets import SecretResolver
+    from stepwell.domain.secrets import SecretNotes, SecretResolver
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _REPEATABLE = RetryPolicy(limit=3, retry_on=frozenset({"Network", "Timeout", 408, 425, 429, 500, 502, 503, 504}))
@@ -38,9 +40,12 @@ class HttpCall:
     name: ClassVar[str] = "httpCall"
     effect: ClassVar[bool] = True
 
-    def __init__(self, client: HttpClient | None, secrets: SecretResolver | None = None) -> None:
+    def __init__(
+        self, client: HttpClient | None, secrets: SecretResolver | None = None, notes: SecretNotes = NO_NOTES
+    ) -> None:
         self._client = client
         self._secrets = secrets
+        self._notes = notes
 
     def compile(self, spec: Spec, compiler: Compiler) -> EffectAction:
         """Compile the templates; refuse what cannot be sent."""
@@ -48,7 +53,7 @@ class HttpCall:
         template = RequestTemplate.compile(spec, compiler)
         expectation = Expectation.compile(spec.expect, compiler.at(".expect"))
         calling = _Calling(template, spec, expectation, self._client)
-        return _Confidential(calling, spec, self._secrets) if uses_secrets(spec) else calling
+        return _Confidential(calling, spec, self._secrets, self._notes) if uses_secrets(spec) else calling
 
     def retry(self, spec: Spec) -> RetryPolicy:
         """By the method: what may be repeated is; else only what was not sent, or was refused for now."""
@@ -131,12 +136,13 @@ class _Confidential:
     a library's exception may quote a header or a URL.
     """
 
-    __slots__ = ("_calling", "_secrets", "_spec")
+    __slots__ = ("_calling", "_notes", "_secrets", "_spec")
 
-    def __init__(self, calling: _Calling, spec: Spec, secrets: SecretResolver | None) -> None:
+    def __init__(self, calling: _Calling, spec: Spec, secrets: SecretResolver | None, notes: SecretNotes) -> None:
         self._calling = calling
         self._spec = spec
         self._secrets = secrets
+        self._notes = notes
 
     def render(self, value: JsonValue, context: Context) -> HttpRequest:
         return self._calling.render(value, context)
@@ -146,7 +152,7 @@ class _Confidential:
         clock = asyncio.get_running_loop().time
         deadline = clock() + call.timeout
         try:
-            request, credentials = await self._located(addressed(request, call), call.timeout)
+            request, credentials = await self._located(addressed(request, call), call)
             return await self._calling.exchange(request, credentials, deadline - clock(), context)
         except StepFailure as exc:
             failure = exc
@@ -155,14 +161,15 @@ class _Confidential:
             failure = StepFailure("InternalError", message, final=True)
         raise _masked(failure, credentials.mask)
 
-    async def _located(self, request: HttpRequest, seconds: float) -> tuple[HttpRequest, Credentials]:
+    async def _located(self, request: HttpRequest, call: Call) -> tuple[HttpRequest, Credentials]:
         if self._secrets is None:
             raise StepFailure("SecretForbidden", "this process reads no Secrets", sent=False, final=True)
         try:
-            async with asyncio.timeout(seconds):
-                return await located(request, self._spec, self._secrets)
+            async with asyncio.timeout(call.timeout):
+                note = partial(self._notes.met, call.namespace, call.workflow)
+                return await located(request, self._spec, self._secrets, note)
         except TimeoutError as exc:
-            message = f"the Secrets could not be read within {seconds:g} s"
+            message = f"the Secrets could not be read within {call.timeout:g} s"
             raise StepFailure("SecretsUnavailable", message, kind="Network", sent=False) from exc
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stepwell.domain.retry import StepFailure
@@ -12,15 +13,20 @@ if TYPE_CHECKING:
     from stepwell.domain.model import SecretKeyRef
 
 MAX_TEXT = 8192  # characters
+
+Note = Callable[[str, SecretError | None], None]
+"""Told the name of each Secret that was used, and why it could not be."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Reader:
     """Reads each Secret once, so that user name and password are of one version."""
 
-    def __init__(self, resolver: SecretResolver, namespace: str) -> None:
+    def __init__(self, resolver: SecretResolver, namespace: str, note: Note) -> None:
         self._resolver = resolver
         self._namespace = namespace
+        self._note = note
         self._secrets: dict[str, Secret] = {}
         self._sent: dict[str, Secret] = {}
 
@@ -72,9 +78,13 @@ class Reader:
         try:
             if name not in self._secrets:
                 self._secrets[name] = await usable_secret(self._resolver, self._namespace, name)
-            return self._secrets[name].value(key).reveal()
+            value = self._secrets[name].value(key).reveal()
         except SecretError as exc:
+            self._note(name, exc)
             failure = _failure(exc)
+        else:
+            self._note(name, None)
+            return value
         raise failure
 
 

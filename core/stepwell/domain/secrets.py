@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from stepwell.domain.errors import StepwellError
 
@@ -94,6 +94,30 @@ class SecretResolver(Protocol):
 
     async def get(self, namespace: str, name: str) -> Secret:
         """The Secret as it stands now. Raises SecretError: missing, forbidden or unavailable."""
+
+
+class Trouble(NamedTuple):
+    """A Secret that a worker or a gateway could not use: why, as in SecretError."""
+
+    reason: str
+    message: str
+
+
+class SecretNotes(Protocol):
+    """Takes down how the use of Secrets went, for the workflow's status. Costs nothing, waits for nothing, never fails."""
+
+    def met(self, namespace: str, workflow: str, secret: str, error: SecretError | None) -> None:
+        """The workflow used a value of the Secret; ``error`` is why it could not."""
+
+
+class NoNotes:
+    """Nobody wants to know."""
+
+    def met(self, namespace: str, workflow: str, secret: str, error: SecretError | None) -> None:
+        """See SecretNotes."""
+
+
+NO_NOTES = NoNotes()
 
 
 async def usable_secret(resolver: SecretResolver, namespace: str, name: str) -> Secret:

@@ -7,14 +7,14 @@ import hmac
 import logging
 import time
 from base64 import b64decode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stepwell.domain.errors import UnavailableError
 from stepwell.domain.secrets import SecretError, usable_secret
 from stepwell_gateway.hooks.signatures import is_signed, work_in_vain
 
 if TYPE_CHECKING:
-    from stepwell.domain.secrets import SecretResolver
+    from stepwell.domain.secrets import SecretNotes, SecretResolver
     from stepwell.domain.triggers import Hmac, WebhookAuth
     from stepwell.engine.clock import Clock
     from stepwell_gateway.hooks.delivery import Delivery
@@ -25,48 +25,69 @@ MAX_TOLD = 1_000
 log = logging.getLogger(__name__)
 
 
+class Place(NamedTuple):
+    """Whose webhook it is."""
+
+    namespace: str
+    workflow: str
+
+
+NOWHERE = Place("", "")
+
+
 class Authentication:
     """Checks deliveries against the Secrets of a namespace, read at every check."""
 
-    def __init__(self, secrets: SecretResolver, clock: Clock) -> None:
+    def __init__(self, secrets: SecretResolver, clock: Clock, notes: SecretNotes) -> None:
         self._secrets = secrets
         self._clock = clock
+        self._notes = notes
         self._told: dict[str, float] = {}
 
-    async def admits(self, namespace: str, auth: WebhookAuth | None, delivery: Delivery) -> bool:
+    async def admits(self, place: Place, auth: WebhookAuth | None, delivery: Delivery) -> bool:
         """Whether the delivery is from somebody who may send it; never where ``auth`` is None: there is no such hook.
 
         A no takes the same work everywhere. Raises UnavailableError where the Secrets cannot be read right now.
         """
         try:
-            admitted = auth is not None and await self._admits(namespace, auth, delivery)
+            admitted = auth is not None and await self._admits(place, auth, delivery)
         except SecretError as exc:
             if exc.passing:
                 raise UnavailableError(str(exc)) from exc
-            self._complain(namespace, exc)
+            self._complain(place.namespace, exc)
             admitted = False
         if not admitted and (auth is None or auth.hmac is None):
             work_in_vain(delivery)
         return admitted
 
-    async def _admits(self, namespace: str, auth: WebhookAuth, delivery: Delivery) -> bool:
+    async def _admits(self, place: Place, auth: WebhookAuth, delivery: Delivery) -> bool:
         if auth.hmac is not None:
-            keys = await self._keys(namespace, auth.hmac)
+            keys = await self._keys(place, auth.hmac)
             return is_signed(auth.hmac, keys, delivery, self._clock.micros() / 1e6)
         if auth.bearer is not None:
             ref = auth.bearer.secret_ref
-            return _is_bearer(delivery, await self._value(namespace, ref.name, ref.key))
+            return _is_bearer(delivery, await self._value(place, ref.name, ref.key))
         if auth.basic is not None:
             name = auth.basic.secret_name
-            pair = [await self._value(namespace, name, key) for key in ("username", "password")]
+            pair = [await self._value(place, name, key) for key in ("username", "password")]
             return _is_basic(delivery, b":".join(pair))
         return auth.public is not None
 
-    async def _keys(self, namespace: str, spec: Hmac) -> list[bytes]:
-        values = [await self._value(namespace, ref.name, ref.key) for ref in spec.secret_refs]
+    async def _keys(self, place: Place, spec: Hmac) -> list[bytes]:
+        values = [await self._value(place, ref.name, ref.key) for ref in spec.secret_refs]
         return [_standard_key(value) for value in values] if spec.preset == "StandardWebhooks" else values
 
-    async def _value(self, namespace: str, name: str, key: str) -> bytes:
+    async def _value(self, place: Place, name: str, key: str) -> bytes:
+        """A value that was noted to be there. Raises SecretError."""
+        try:
+            value = await self._read(place.namespace, name, key)
+        except SecretError as exc:
+            self._notes.met(*place, name, exc)
+            raise
+        self._notes.met(*place, name, None)
+        return value
+
+    async def _read(self, namespace: str, name: str, key: str) -> bytes:
         """A value without the line break that text files end with. Raises SecretError where nothing is left."""
         secret = await usable_secret(self._secrets, namespace, name)
         value = secret.value(key).reveal().rstrip(b"\r\n")

@@ -20,7 +20,7 @@ from stepwell.engine.ports import Accepted
 from stepwell.engine.rates import Limit
 from stepwell.metrics.gateway import UNKNOWN
 from stepwell_gateway.hooks import answers, cloudevents, vendors
-from stepwell_gateway.hooks.auth import Authentication
+from stepwell_gateway.hooks.auth import NOWHERE, Authentication, Place
 from stepwell_gateway.hooks.content import reader_of
 from stepwell_gateway.hooks.delivery import Delivery
 from stepwell_gateway.hooks.variables import variables
@@ -64,7 +64,7 @@ class Hook:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._authentication = Authentication(context.secrets, context.clock)
+        self._authentication = Authentication(context.secrets, context.clock, context.notes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One delivery."""
@@ -85,7 +85,8 @@ class Hook:
             delivery = Delivery(scope["method"], scope["headers"], scope["query_string"], body)
             hook = await self._find(**scope["path_params"])
             auth = hook.webhook.auth if hook is not None and delivery.method == "POST" else None
-            admitted = await self._authentication.admits(hook.namespace if hook else "", auth, delivery)
+            place = Place(hook.namespace, hook.workflow) if hook is not None else NOWHERE
+            admitted = await self._authentication.admits(place, auth, delivery)
             if hook is None or not admitted:
                 raise answers.UNAUTHORIZED
             call.labels = self._context.metrics.workflow(hook.active.workflow_id, hook.namespace, hook.workflow)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from stepwell.adapters.postgres.resource_store import ResourceName
     from stepwell.domain.errors import Problem
+    from stepwell.domain.secrets import Trouble
     from stepwell_operator.workflows.resource import TriggerName
     from stepwell_operator.workflows.tally import RunCounts
 
@@ -41,13 +42,6 @@ class Unavailable:
 
 
 Outcome: TypeAlias = Synced | Invalid | Unavailable
-
-
-class Trouble(NamedTuple):
-    """A secret that a worker or gateway could not use."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

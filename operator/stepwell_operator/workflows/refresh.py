@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from stepwell.domain.secrets import Trouble
     from stepwell_operator.workflows.counting import Counting
-    from stepwell_operator.workflows.decide import Trouble
     from stepwell_operator.workflows.entries import Entries, Entry
     from stepwell_operator.workflows.showing import Showing
 
@@ -44,14 +44,6 @@ class Secrets(Protocol):
 
     async def troubles(self) -> Mapping[int, Sequence[Trouble]]:
         """The workflows whose secrets could not be used; all others are well."""
-
-
-class NoTroubles:
-    """Nobody tells of secrets."""
-
-    async def troubles(self) -> Mapping[int, Sequence[Trouble]]:
-        """See Secrets."""
-        return {}
 
 
 class Refresh:

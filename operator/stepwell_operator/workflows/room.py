@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stepwell.adapters.postgres.resource_store import ResourceStore
+from stepwell.adapters.postgres.secret_troubles import SecretTroubles
 from stepwell.domain.errors import StepwellError
 from stepwell_operator.workflows.cancels import Cancels
 from stepwell_operator.workflows.cluster import Cluster
 from stepwell_operator.workflows.counting import Counting
 from stepwell_operator.workflows.entries import Entries
 from stepwell_operator.workflows.handlers import register
-from stepwell_operator.workflows.refresh import NoTroubles, Pace, Refresh, Secrets
+from stepwell_operator.workflows.refresh import Pace, Refresh, Secrets
 from stepwell_operator.workflows.showing import WRITERS, Showing
 from stepwell_operator.workflows.sweep import Sweep
 from stepwell_operator.workflows.syncer import Syncer
@@ -43,8 +44,10 @@ async def workflows(
     cancels = Cancels(facts, context.control)
     settings = context.settings.operator
     showing = Showing(cluster, entries, context.events, context.metrics, context.settings.public_url)
-    syncer = Syncer(store, entries, context.actions, context.metrics, on_outcome=showing.wanted, on_gone=cancels.wanted)
-    refresh = Refresh(entries, Counting(facts), facts, secrets or NoTroubles(), showing, pace or Pace())
+    refresh = Refresh(
+        entries, Counting(facts), facts, secrets or SecretTroubles(context.reads), showing, pace or Pace()
+    )
+    syncer = Syncer(store, entries, context.actions, context.metrics, on_outcome=refresh.settled, on_gone=cancels.wanted)
     register(registry, syncer, entries, showing)
     context.metrics.look = entries.readiness
     context.work("sync", syncer.run())

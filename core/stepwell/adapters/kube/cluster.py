@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from stepwell.adapters.kube.calls import KubeCalls, Observe
 from stepwell.adapters.kube.client import in_cluster, kube_client
 from stepwell.adapters.kube.secrets import KubeSecrets
 from stepwell.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,12 @@ def uses_cluster(settings: Settings) -> bool:
 async def cluster(settings: Settings, observe: Observe = lambda *_: None) -> AsyncIterator[Cluster | None]:
     """The cluster, None where the settings or the place say that there is none.
 
-    Raises UsageError where it was asked for and there is neither a service account nor a kubeconfig.
+    Raises UsageError where there should be one and there is neither a service account nor a kubeconfig.
     """
     if not uses_cluster(settings):
+        log.info(
+            "Secrets and allowances are not read from a cluster (STEPWELL_KUBERNETES=%s)", settings.kubernetes.mode
+        )
         yield None
         return
     async with kube_client() as client:
