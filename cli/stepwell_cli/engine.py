@@ -68,9 +68,16 @@ class Engine:
 
 @asynccontextmanager
 async def engine_on(
-    settings: Settings, secrets: SecretResolver, *, working: bool = True, observer: Observer = SILENT
+    settings: Settings,
+    secrets: SecretResolver,
+    *,
+    working: bool = True,
+    scheduling: bool = True,
+    observer: Observer = SILENT,
 ) -> AsyncIterator[Engine]:
-    """A migrated database and a worker on it, drained when the block ends. Not ``working``: others execute."""
+    """A migrated database and a worker on it, drained when the block ends. Not ``working``: others execute. Not
+    ``scheduling``: nothing is started by the clock.
+    """
     if settings.database_url is None or settings.redis_url is None:
         raise UsageError("DATABASE_URL and REDIS_URL must be set")
     await migrate(settings.database_url)
@@ -84,7 +91,7 @@ async def engine_on(
         runs = PostgresRunStore(session, session)
         store = PostgresIntakeStore(session, settings.idempotency)
         intake = Intake(store, Revisions(runs.revision, actions), Offers(queue), clock)
-        life = _Life(settings, queue, actions, observer, idle=not working)
+        life = _Life(settings, queue, actions, observer, idle=not working, scheduling=scheduling)
         work = await stack.enter_async_context(_working(intake, life))
         yield Engine(session, HistoryStore(session), life.changed, work, store, intake, Control(runs, queue))
 
@@ -107,13 +114,21 @@ class _Life:
     """A worker; another one if it was declared dead (the machine slept). ``idle``: none."""
 
     def __init__(
-        self, settings: Settings, queue: ReadyQueue, actions: Actions, observer: Observer, *, idle: bool
+        self,
+        settings: Settings,
+        queue: ReadyQueue,
+        actions: Actions,
+        observer: Observer,
+        *,
+        idle: bool,
+        scheduling: bool,
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._actions = actions
         self._observer = observer
         self._idle = idle
+        self._scheduling = scheduling
         self.stopping = asyncio.Event()
         self.changed = asyncio.Event()
 
@@ -126,7 +141,12 @@ class _Life:
 
     async def _live(self) -> None:
         worker = Worker(
-            self._settings, self._queue, self._actions, on_left=lambda *_: self.changed.set(), observer=self._observer
+            self._settings,
+            self._queue,
+            self._actions,
+            on_left=lambda *_: self.changed.set(),
+            observer=self._observer,
+            scheduling=self._scheduling,
         )
         watcher = asyncio.ensure_future(self.stopping.wait())
         watcher.add_done_callback(worker.stop)

@@ -87,7 +87,10 @@ class Job:
                 running = await stack.enter_async_context(services(settings, _engine_on))
                 shown.phase("Preparing the database")
                 secrets = LocalSecrets(self.documents)
-                engine = await stack.enter_async_context(_engine_on()(running, secrets, working=self.working))
+                # A database of the run's own goes with it, and so would whatever the clock started meanwhile.
+                shared = settings.database_url is not None
+                opened = _engine_on()(running, secrets, working=self.working, scheduling=shared)
+                engine = await stack.enter_async_context(opened)
                 run_id = await self._start(engine)
                 ended = await self._wait(engine, run_id, shown, interrupts)
             if not ended:

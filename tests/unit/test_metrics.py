@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from virtual_time import virtual_time
 
-from stepwell.engine.observer import NamespaceLoad
+from stepwell.engine.observer import NamespaceLoad, Ticked
 from stepwell.engine.ports import ReadyRun, Reaped
 from stepwell.metrics import names, worker
 from stepwell.metrics.gateway import GatewayMetrics
@@ -177,6 +177,23 @@ def test_recoveries_poison_pills_and_stranded_runs() -> None:
     counted.stranded([run])
     found = [samples(counted, f"stepwell_{name}_total")[()] for name in ("recoveries", "poison_pills", "stranded")]
     assert found == [2, 1, 1]
+
+
+def test_ticks_are_counted_by_why_they_started_nothing_and_by_how_late_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "MAX_WORKFLOWS", 1)
+    counted = metrics()
+    counted.ticked([Ticked("a", "w", "night", [0.02, 2.0], {})])
+    for _ in range(2):
+        counted.ticked(
+            [Ticked("a", "w", "night", [], {"Missed": 3, "Forbidden": 1}), Ticked("b", "w", "t", [], {"Missed": 1})]
+        )
+    assert samples(counted, "stepwell_schedule_skipped_total") == {
+        ("a", "Missed", "w"): 6, ("a", "Forbidden", "w"): 2, ("_other", "Missed", "_other"): 2
+    }  # fmt: skip
+    assert samples(counted, "stepwell_schedule_lateness_seconds_count") == {(): 2}
+    assert samples(counted, "stepwell_schedule_lateness_seconds_sum") == {(): 2.02}
 
 
 def test_the_gauges_are_those_of_the_moment() -> None:

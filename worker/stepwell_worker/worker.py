@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 class Worker:
     """A worker under one id. ``run`` returns True once it drained, False where it was declared dead: then a new life,
-    with a new id, may begin.
+    with a new id, may begin. Without ``scheduling`` it fires no cron trigger when it leads.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Worker:
         on_left: Callable[[Execution, Kept | None], None] | None = None,
         observer: Observer = SILENT,
         status: Status | None = None,
+        scheduling: bool = True,
     ) -> None:
         if settings.database_url is None:
             message = "DATABASE_URL is not set"
@@ -75,6 +76,7 @@ class Worker:
         self._on_left = on_left
         self._observer = observer
         self._status = status or Status()
+        self._scheduling = scheduling
         self._stop = asyncio.Event()
         self._dead = False
         self.dispatcher: Dispatcher | None = None
@@ -111,10 +113,8 @@ class Worker:
                 period=self._settings.worker.heartbeat,
             )
             upkeep_store = PostgresUpkeepStore(upkeep)
-            schedules = PostgresScheduleStore(upkeep)
-            control = Control(store, self._queue)
-            cron = Cron(schedules, revisions, Offers(self._queue), control, clock, self._observer)
-            leader = self._leader(upkeep_store, worker, cron, OldTicks(schedules, clock))
+            jobs = self._schedule_jobs(PostgresScheduleStore(upkeep), revisions, Control(store, self._queue), clock)
+            leader = self._leader(upkeep_store, worker, *jobs)
             await asyncio.to_thread(heartbeat.start)
             self._status.life = Life(self._settings.worker.slots, trust, dispatcher, leader)
             tasks = [
@@ -182,6 +182,14 @@ class Worker:
             *more,
         ]
         return Leader(store, worker, jobs, term=silence / 2)
+
+    def _schedule_jobs(
+        self, schedules: PostgresScheduleStore, revisions: Revisions, control: Control, clock: Clock
+    ) -> list[Job]:
+        if not self._scheduling:
+            return []
+        cron = Cron(schedules, revisions, Offers(self._queue), control, clock, self._observer)
+        return [cron, OldTicks(schedules, clock)]
 
     async def _hear_cancels(self, dispatcher: Dispatcher) -> None:
         """Hints only: the heartbeat reads the same from the database."""

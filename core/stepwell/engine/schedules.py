@@ -107,9 +107,9 @@ class ScheduleStore(Protocol):
     async def changes(self, after: int, limit: int) -> list[ScheduleChange]:
         """Changes with a number above ``after``, in order."""
 
-    async def bring_up_to_date(self, changes: Mapping[int, int], schedules: Sequence[NewSchedule]) -> None:
+    async def bring_up_to_date(self, changes: Mapping[int, int], schedules: Sequence[NewSchedule]) -> int:
         """Give these workflows (with the number of the change that was seen) exactly these schedules. What changed again
-        since is left alone.
+        since, or is being changed, is left alone; how many were not.
         """
 
     async def started(

@@ -43,17 +43,18 @@ class PostgresScheduleStore:
         rows = await self._session.execute(_SQL["changes"], {"after": after, "limit": limit})
         return [ScheduleChange(*row) for row in rows]
 
-    async def bring_up_to_date(self, changes: Mapping[int, int], schedules: Sequence[NewSchedule]) -> None:
+    async def bring_up_to_date(self, changes: Mapping[int, int], schedules: Sequence[NewSchedule]) -> int:
         """See ScheduleStore."""
         seen = [{"workflow_id": workflow, "number": number} for workflow, number in changes.items()]
-        params = {"workflows": list(changes), "changes": _json(seen), "schedules": _record_set(schedules)}
-        await self._session.execute(_SQL["bring_up_to_date"], params)
+        params = {"workflows": list(changes), "changes": _json(seen), "schedules": record_set(schedules)}
+        rows = await self._session.execute(_SQL["bring_up_to_date"], params)
+        return int(rows[0][0])
 
     async def started(
         self, schedules: Sequence[DueSchedule], limit: int
     ) -> dict[tuple[int, str], list[tuple[int, str]]]:
         """See ScheduleStore."""
-        params = {"schedules": _record_set(schedules), "limit": limit}
+        params = {"schedules": record_set(schedules), "limit": limit}
         found: dict[tuple[int, str], list[tuple[int, str]]] = {}
         for workflow_id, trigger, tick_at, run_id in await self._session.execute(_SQL["started"], params):
             found.setdefault((workflow_id, trigger), []).append((tick_at, run_id))
@@ -65,14 +66,7 @@ class PostgresScheduleStore:
 
     async def fire(self, now: int, moves: Sequence[Move], ticks: Sequence[Tick]) -> Fired:
         """See ScheduleStore."""
-        params = {
-            "now": now,
-            "workflows": list({move.workflow_id for move in moves}),
-            "moves": _record_set(moves),
-            "ticks": _json([_row(tick) for tick in ticks]),
-            "keep": self._keep,
-        }
-        rows = await self._session.execute(_SQL["fire"], params)
+        rows = await self._session.execute(_SQL["fire"], fire_sets(now, moves, ticks, self._keep))
         moved = {(row[0], row[1]) for row in rows if row[2] is None}
         return Fired(moved, {(row[0], row[1], row[2]) for row in rows if row[2] is not None and row[3]})
 
@@ -98,11 +92,23 @@ class PostgresScheduleStore:
 
     async def delete_ticks(self, ticks: Sequence[TickRow]) -> None:
         """See ScheduleStore."""
-        params = {"workflows": list({tick.workflow_id for tick in ticks}), "ticks": _record_set(ticks)}
+        params = {"workflows": list({tick.workflow_id for tick in ticks}), "ticks": record_set(ticks)}
         await self._session.execute(_SQL["delete_ticks"], params)
 
 
-def _record_set(rows: Sequence[Move] | Sequence[NewSchedule] | Sequence[DueSchedule] | Sequence[TickRow]) -> str:
+def fire_sets(now: int, moves: Sequence[Move], ticks: Sequence[Tick], keep: str) -> dict[str, object]:
+    """The parameters of a batch."""
+    return {
+        "now": now,
+        "workflows": list({move.workflow_id for move in moves}),
+        "moves": record_set(moves),
+        "ticks": _json([_row(tick) for tick in ticks]),
+        "keep": keep,
+    }
+
+
+def record_set(rows: Sequence[Move] | Sequence[NewSchedule] | Sequence[DueSchedule] | Sequence[TickRow]) -> str:
+    """Rows as one JSON parameter."""
     return _json([row._asdict() for row in rows])
 
 

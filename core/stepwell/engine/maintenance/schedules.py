@@ -43,9 +43,7 @@ class ScheduleSync:
                 self._tell(change)
                 continue
             understood[change.workflow_id] = change.number
-        if understood:
-            await self._store.bring_up_to_date(understood, schedules)
-        return bool(understood)
+        return bool(understood) and await self._store.bring_up_to_date(understood, schedules) > 0
 
     def _tell(self, change: ScheduleChange) -> None:
         """A newer version's trigger is left to a leader of that version."""

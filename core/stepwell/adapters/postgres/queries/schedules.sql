@@ -7,11 +7,7 @@
 UNION ALL
 (SELECT s.workflow_id, s.trigger, s.revision_id, (extract(epoch FROM s.tick_at) * 1000000)::bigint,
    (extract(epoch FROM s.live_since) * 1000000)::bigint
- FROM schedules s JOIN workflows w ON w.id = s.workflow_id
- WHERE s.due_at <= to_timestamp(%(now)s / 1e6)
-   AND s.revision_id <> ALL(%(unsupported)s::bigint[])
-   AND w.active_revision_id = s.revision_id AND NOT w.suspended AND w.deleted_at IS NULL
- ORDER BY s.due_at LIMIT %(limit)s)
+ FROM due_schedules(to_timestamp(%(now)s / 1e6), %(limit)s, %(unsupported)s::bigint[]) AS s)
 UNION ALL
 (SELECT s.workflow_id, NULL, NULL, (extract(epoch FROM s.due_at) * 1000000)::bigint, NULL
  FROM schedules s WHERE s.due_at > to_timestamp(%(now)s / 1e6) ORDER BY s.due_at LIMIT 1);
@@ -51,14 +47,16 @@ WITH seen AS MATERIALIZED (
   DELETE FROM schedules s
   WHERE s.workflow_id IN (SELECT workflow_id FROM seen)
     AND NOT EXISTS (SELECT FROM wanted n WHERE n.workflow_id = s.workflow_id AND n.trigger = s.trigger)
+), put AS (
+  INSERT INTO schedules AS s (workflow_id, trigger, revision_id, timing, tick_at, due_at)
+  SELECT n.workflow_id, n.trigger, n.revision_id, n.timing, to_timestamp(n.tick_at / 1e6), to_timestamp(n.due_at / 1e6)
+  FROM wanted n
+  ORDER BY n.workflow_id, n.trigger
+  ON CONFLICT (workflow_id, trigger) DO UPDATE SET revision_id = excluded.revision_id, timing = excluded.timing,
+    tick_at = CASE WHEN s.timing = excluded.timing THEN s.tick_at ELSE excluded.tick_at END,
+    due_at = CASE WHEN s.timing = excluded.timing THEN s.due_at ELSE excluded.due_at END
 )
-INSERT INTO schedules AS s (workflow_id, trigger, revision_id, timing, tick_at, due_at)
-SELECT n.workflow_id, n.trigger, n.revision_id, n.timing, to_timestamp(n.tick_at / 1e6), to_timestamp(n.due_at / 1e6)
-FROM wanted n
-ORDER BY n.workflow_id, n.trigger
-ON CONFLICT (workflow_id, trigger) DO UPDATE SET revision_id = excluded.revision_id, timing = excluded.timing,
-  tick_at = CASE WHEN s.timing = excluded.timing THEN s.tick_at ELSE excluded.tick_at END,
-  due_at = CASE WHEN s.timing = excluded.timing THEN s.due_at ELSE excluded.due_at END;
+SELECT count(*) FROM seen;
 
 -- name: started
 -- The runs that ticks of these schedules started, newest first, from where the schedule says that older ones have ended.
