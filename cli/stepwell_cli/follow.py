@@ -13,7 +13,7 @@ from stepwell_cli.progress import plan, progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stepwell.adapters.postgres.history_store import HistoryStore
+    from stepwell_cli.history import History
     from stepwell_cli.progress import PlannedStep, Progress
 
 PERIOD = 0.1  # seconds between two looks, where nothing tells of a change
@@ -21,7 +21,7 @@ PATIENCE = 30.0  # seconds that the database may be away: the run outlives that,
 
 
 async def follow(
-    store: HistoryStore,
+    store: History,
     run_id: str,
     show: Callable[[Progress], None],
     *,
@@ -50,6 +50,6 @@ async def follow(
             await asyncio.wait_for(change.wait(), period)
 
 
-async def _look(store: HistoryStore, run_id: str, planned: Sequence[PlannedStep]) -> Progress:
+async def _look(store: History, run_id: str, planned: Sequence[PlannedStep]) -> Progress:
     state = await store.state(run_id)  # before its steps: then those of an ended run are complete
     return progress(planned, state, await store.steps(run_id, documents=False))

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from stepwell_cli.errors import presented
+from stepwell_cli.options import Json
+from stepwell_cli.steering_commands import approve, reject, runs, trigger
 
 app = typer.Typer(
     name="stepwell",
@@ -18,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON on stdout, for programs.")]
 
 
 def main() -> None:
@@ -196,64 +197,8 @@ def gateway() -> None:
     serve()
 
 
-runs = typer.Typer(
-    name="runs",
-    help="Look at runs. These commands read the database named by DATABASE_URL, else that of this folder's `stepwell dev`.",
-    no_args_is_help=True,
-)
+for command in (trigger, approve, reject):
+    app.command()(command)
 app.add_typer(runs)
-RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.")]
-
-
-@runs.command("list")
-def list_runs(
-    workflow: Annotated[
-        str | None,
-        typer.Option("--workflow", "-w", metavar="NAME", help="Of this workflow, of --namespace or default."),
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Of this namespace; without it, of all.")
-    ] = None,
-    status: Annotated[
-        str | None,
-        typer.Option(
-            "--status", metavar="WORD", help="queued, running, waiting, succeeded, failed, cancelled, timed_out."
-        ),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="1h|TIME", help="Started within a duration, or since a time (RFC 3339)."),
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many on a page.")] = 50,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", metavar="CURSOR", help="The page after the one that gave this cursor.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """List runs, newest first."""
-    from stepwell_cli.runs import Query, show_list
-
-    show_list(Query(workflow, namespace, status, since, limit, cursor), json=json)
-
-
-@runs.command("get")
-def get_run(run_id: RunId, json: Json = False) -> None:
-    """Show a run with its steps, their inputs, outputs and errors."""
-    from stepwell_cli.runs import show_run
-
-    show_run(run_id, json=json)
-
-
-@runs.command("watch")
-def watch_run(run_id: RunId, json: Json = False) -> None:
-    """Follow a run until it has ended; exit code 0 if it succeeded, 1 if not.
-
-    With --json, a line is printed at each change. Ctrl-C ends the watching, never the run.
-    """
-    from stepwell_cli.runs import watch
-
-    raise typer.Exit(watch(run_id, json=json))
-
-
 _unwrapped(app)
 _unwrapped(runs)

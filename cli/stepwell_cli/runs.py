@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from psycopg import ProgrammingError
-
-from stepwell.adapters.postgres.history_store import HistoryStore, Selection
-from stepwell.adapters.postgres.migrate import SchemaError, pending
-from stepwell.adapters.postgres.session import Session
+from stepwell.adapters.postgres.history_store import Selection
 from stepwell.domain.durations import parse_duration
-from stepwell.domain.errors import UnavailableError, UsageError
+from stepwell.domain.errors import UsageError
 from stepwell.domain.manifest import DEFAULT_NAMESPACE
 from stepwell.domain.states import RunStatus
-from stepwell.settings import read
 from stepwell_cli.console import print_json, say
 from stepwell_cli.documents import progress_document, run_document, state_document
 from stepwell_cli.failure import explain
 from stepwell_cli.follow import follow
+from stepwell_cli.history import history
 from stepwell_cli.interrupts import run_interruptible
 from stepwell_cli.pages import print_run, print_runs
 from stepwell_cli.progress import plan, progress
-from stepwell_cli.reach import reached
 from stepwell_cli.steps_table import view
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from stepwell_cli.interrupts import Interrupts
     from stepwell_cli.progress import Progress
+    from stepwell_cli.server.target import Where
 
 FAILED = 1  # the exit code
 WATCH_PERIOD = 0.25  # seconds
@@ -57,13 +52,13 @@ class Query:
         return Selection(namespace, self.workflow, self.status, _moment(self.since), self.cursor, self.limit)
 
 
-def show_list(query: Query, *, json: bool) -> None:
+def show_list(where: Where, query: Query, *, json: bool) -> None:
     """Print a page."""
     selection = query.selection()
 
     async def work(_: Interrupts) -> int:
-        async with _history() as history:
-            page = await history.page(selection)
+        async with history(where) as found:
+            page = await found.page(selection)
         if json:
             print_json({"runs": [state_document(run) for run in page.runs], "cursor": page.cursor})
             return 0
@@ -75,14 +70,14 @@ def show_list(query: Query, *, json: bool) -> None:
     run_interruptible(work)
 
 
-def show_run(run_id: str, *, json: bool) -> None:
+def show_run(where: Where, run_id: str, *, json: bool) -> None:
     """Print a run with its steps."""
 
     async def work(_: Interrupts) -> int:
-        async with _history() as history:
-            run = await history.run(run_id)
-            steps = await history.steps(run_id)
-            spec = await history.spec(run.revision_id)
+        async with history(where) as found:
+            run = await found.run(run_id)
+            steps = await found.steps(run_id)
+            spec = await found.spec(run.revision_id)
         if json:
             print_json(run_document(run, steps))
         else:
@@ -92,17 +87,17 @@ def show_run(run_id: str, *, json: bool) -> None:
     run_interruptible(work)
 
 
-def watch(run_id: str, *, json: bool) -> int:
+def watch(where: Where, run_id: str, *, json: bool) -> int:
     """Follow a run to its end; the exit code."""
 
     async def work(_: Interrupts) -> int:
-        async with _history() as history:
+        async with history(where) as found:
             with view(quiet=json) as shown:
-                end = await follow(history, run_id, _json_lines() if json else shown.show, period=WATCH_PERIOD)
+                end = await follow(found, run_id, _json_lines() if json else shown.show, period=WATCH_PERIOD)
             if end.run.status == "succeeded":
                 return 0
             if not json:
-                explain(await history.run(run_id), await history.steps(run_id))
+                explain(await found.run(run_id), await found.steps(run_id))
             return FAILED
 
     return run_interruptible(work)
@@ -119,25 +114,6 @@ def _json_lines() -> Callable[[Progress], None]:
         last = current
 
     return show
-
-
-@asynccontextmanager
-async def _history() -> AsyncIterator[HistoryStore]:
-    settings, _ = reached(read(default_level="WARNING"))
-    if settings.database_url is None:
-        raise UsageError(
-            "set DATABASE_URL, or go to a folder where `stepwell dev` runs: the runs are read from its database"
-        )
-    async with Session(settings.database_url, "reading runs") as session:
-        try:
-            yield HistoryStore(session)
-        except UnavailableError as exc:
-            unknown_name = isinstance(exc.__cause__, ProgrammingError)
-            missing = await pending(settings.database_url) if unknown_name else ()
-            if not missing:
-                raise
-            message = f"the database lacks the migrations {', '.join(missing)}; run `stepwell migrate`"
-            raise SchemaError(message) from exc
 
 
 def _moment(text: str | None) -> datetime | None:

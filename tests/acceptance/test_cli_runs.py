@@ -223,7 +223,10 @@ def test_without_a_database() -> None:
     done = within("runs", "list")
     assert (done.returncode, done.stderr) == (
         2,
-        "stepwell: set DATABASE_URL, or go to a folder where `stepwell dev` runs: the runs are read from its database\n",
+        (
+            "stepwell: set DATABASE_URL, or go to a folder where `stepwell dev` runs: the runs are read from its database; or"
+            " name a gateway by --server\n"
+        ),
     )
 
 

@@ -1,0 +1,83 @@
+"""Which gateway a command talks to: the one that it is told, else this folder's ``stepwell dev``, else the cluster's."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepwell.domain.errors import UsageError
+from stepwell_cli.console import say
+from stepwell_cli.dev.folder import find
+from stepwell_cli.server.client import Client, Server, connected
+from stepwell_cli.server.cluster import cluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the command line says of the gateway."""
+
+    server: str | None = None
+    namespace: str | None = None
+    context: str | None = None
+    service_account: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether a gateway was named, so that the database of this folder is not meant."""
+        return bool(self.named or self.context or self.service_account or as_plugin())
+
+    @property
+    def named(self) -> str | None:
+        """The address that was given, here or by the environment."""
+        return self.server or os.environ.get("STEPWELL_SERVER") or None
+
+
+def as_plugin() -> bool:
+    """Whether we are called as ``kubectl stepwell``: then the kubeconfig's cluster is always meant."""
+    return os.environ.get("STEPWELL_AS_PLUGIN") == "1"
+
+
+@asynccontextmanager
+async def gateway(where: Where) -> AsyncIterator[Client]:
+    """A client of the gateway. Raises UsageError where there is none to talk to, UnavailableError."""
+    async with _server(where) as server, connected(server, where.namespace) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _server(where: Where) -> AsyncIterator[Server]:
+    live = None if where.remote else find()
+    if where.named is not None:
+        yield _told(where.named)
+    elif live is not None:
+        say(f"using `stepwell dev` in {live.folder}, process {live.pid}")
+        yield Server(live.url, live.token)
+    elif where.remote or _kubeconfig():
+        async with cluster(where.context, where.service_account) as server:
+            yield server
+    else:
+        raise UsageError(
+            "there is no gateway to talk to: go to a folder where `stepwell dev` runs, set KUBECONFIG for a cluster's, or"
+            " give --server URL with STEPWELL_TOKEN"
+        )
+
+
+def _told(url: str) -> Server:
+    token = os.environ.get("STEPWELL_TOKEN", "").strip()
+    if not token:
+        message = f"set STEPWELL_TOKEN to a bearer token that {url} knows, such as `kubectl create token NAME` prints"
+        raise UsageError(message)
+    if not url.startswith(("http://", "https://")):
+        message = f"--server {url}: an address begins with http:// or https://"
+        raise UsageError(message)
+    return Server(url.rstrip("/"), token)
+
+
+def _kubeconfig() -> bool:
+    return bool(os.environ.get("KUBECONFIG")) or Path("~/.kube/config").expanduser().exists()
