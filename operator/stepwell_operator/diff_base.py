@@ -1,4 +1,4 @@
-"""What kopf remembers of an object that was handled: a hash, never a second copy of its spec."""
+"""What kopf remembers of an object that was handled: a hash, and neither a second copy of its spec nor any progress."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ class HashDiffBase(kopf.DiffBaseStorage):
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:  # noqa: ARG002
         """Note a state as handled."""
         patch.metadata.annotations[self._annotation] = cast("dict[str, str]", essence)["hash"]
+
+
+class NoProgress(kopf.ProgressStorage):
+    """Keeps nothing of handlers between their tries: they have one. Kopf's own would leave a marker on every object."""
+
+    def fetch(self, *, key: Any, body: kopf.Body) -> None:
+        """Nothing is known."""
+
+    def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Nothing is kept."""
+
+    def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        """There is nothing to be removed."""
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        """Nobody is to be woken by a write."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """There is nothing of it in a state."""
+        return essence
 
 
 def _essence(digest: str) -> kopf.BodyEssence:

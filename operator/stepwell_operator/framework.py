@@ -6,7 +6,7 @@ import logging
 
 import kopf
 
-from stepwell_operator.diff_base import HashDiffBase
+from stepwell_operator.diff_base import HashDiffBase, NoProgress
 
 PREFIX = "stepwell.dev"  # of every annotation that the operator writes
 PAGE = 500  # objects in one answer to the first list
@@ -22,12 +22,12 @@ def new_registry() -> kopf.OperatorRegistry:
 def new_settings() -> kopf.OperatorSettings:
     """Kopf's settings.
 
-    Handlers end in one go and never raise, so the progress storage writes nothing; it has our prefix all the same.
+    Handlers end in one go and never raise, so there is no progress to store.
     """
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # two lines for each of 10,000 objects else
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = HashDiffBase(f"{PREFIX}/last-handled")
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX, v1=False)
+    settings.persistence.progress_storage = NoProgress()
     settings.persistence.finalizer = f"{PREFIX}/never"
     settings.posting.enabled = False  # events have specific reasons and go through `events.py`
     settings.networking.connect_timeout = CONNECT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import kube_api
 import kube_server
 import pytest
 
@@ -26,3 +27,11 @@ def kube() -> Iterator[kube_server.KubeServer]:
         pytest.skip(MISSING)
     with kube_server.kube_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def api(request: pytest.FixtureRequest) -> Iterator[kube_api.Api]:
+    """The real API server where there is one, else the fake. For tests that need no more than the fake knows."""
+    found = kube_api.of_server(request.getfixturevalue("kube"))
+    yield found
+    found.close()

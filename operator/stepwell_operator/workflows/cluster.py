@@ -24,6 +24,7 @@ MANAGER = "stepwell-operator"
 APPLY = "application/apply-patch+yaml"  # of which JSON is a part
 NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE = 1_000
+WRITE_TIME = 30.0  # seconds: the API server looks through all of an object at each write, 2 s for one of 195 steps
 
 
 class Listed(NamedTuple):
@@ -54,7 +55,7 @@ class Cluster:
         }
         call = client.CustomObjectsApi(self.api).patch_namespaced_custom_object_status(
             GROUP, VERSION, name.namespace, PLURAL, name.name, body,
-            field_manager=MANAGER, force=True, _content_type=APPLY, _request_timeout=CALL_TIMEOUT,
+            field_manager=MANAGER, force=True, _content_type=APPLY, _request_timeout=WRITE_TIME,
         )  # fmt: skip
         found: Any = await _called(f"Workflow {name}", call)
         written = resource_of(found)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Entry:
-    """One object. ``version`` is the resource version that ``status`` is of, ``asked`` the status that was written last, if
+    """One object. ``generation`` is that of ``outcome``, ``version`` is the resource version that ``status`` is of, ``asked`` the status that was written last, if
     nobody wrote since: another manager's part of it makes the two differ. Times are monotonic.
     """
 
@@ -34,7 +34,6 @@ class Entry:
     def heard(self, resource: Resource, now: float) -> None:
         """Take over what is newer than what we know, our own last write included."""
         self.heard_at = now
-        self.generation = max(self.generation, resource.generation)
         if resource.version > self.version:
             self.asked = None
         if resource.version >= self.version:

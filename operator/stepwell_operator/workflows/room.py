@@ -47,7 +47,9 @@ async def workflows(
     refresh = Refresh(
         entries, Counting(facts), facts, secrets or SecretTroubles(context.reads), showing, pace or Pace()
     )
-    syncer = Syncer(store, entries, context.actions, context.metrics, on_outcome=refresh.settled, on_gone=cancels.wanted)
+    syncer = Syncer(
+        store, entries, context.actions, context.metrics, on_outcome=refresh.settled, on_gone=cancels.wanted
+    )
     register(registry, syncer, entries, showing)
     context.metrics.look = entries.readiness
     context.work("sync", syncer.run())
