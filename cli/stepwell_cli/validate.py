@@ -1,11 +1,12 @@
-"""``stepwell validate``: the checks of admission, offline."""
+"""``stepwell validate``: the checks of admission, offline, and its warnings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell.domain.advice import advice
 from stepwell_cli.console import plain, print_json, say
-from stepwell_cli.manifests import check_files
+from stepwell_cli.manifests import check_files, workflows
 from stepwell_cli.sources import shown_name
 
 if TYPE_CHECKING:
@@ -18,13 +19,17 @@ INVALID = 2  # the exit code
 
 
 def validate(files: Sequence[str], *, json: bool) -> int:
-    """Print every problem on stdout; the exit code."""
+    """Print every problem on stdout, and warnings on stderr; the exit code."""
     documents, problems = check_files(files)
+    warnings = [found.located(each) for found, workflow in workflows(documents) for each in advice(workflow.spec)]
     if json:
-        print_json({"valid": not problems, "problems": [_document(problem) for problem in problems]})
+        found = {"problems": problems, "warnings": warnings}
+        print_json({"valid": not problems} | {word: [_document(each) for each in found[word]] for word in found})
     else:
         for problem in problems:
             print(plain(str(problem)))
+        for warning in warnings:
+            say(f"warning: {warning}")
         _say_sound(files, documents, problems)
     return INVALID if problems else 0
 

@@ -106,3 +106,15 @@ def test_a_file_that_cannot_be_read(content: bytes | None, message: str, tmp_pat
         file.write_bytes(content)
     done = within("validate", file)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"stepwell: {file}: {message}\n")
+
+
+def test_a_warning_is_said_and_refuses_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(GOOD.replace("httpCall: {", "httpCall: {headers: {X-Api-Key: hunter2}, "))
+    done = within("validate", file)
+    assert (done.returncode, done.stdout) == (0, "")
+    said = "spec.steps[1].httpCall.headers.X-Api-Key: seems to hold a credential"
+    assert f"warning: {file}:12: {said}" in done.stderr
+    assert "hunter2" not in done.stderr
+    (warning,) = json.loads(within("validate", "--json", file).stdout)["warnings"]
+    assert (warning["line"], warning["path"]) == (12, said.partition(":")[0])
