@@ -34,6 +34,7 @@ from stepwell.engine.control import Control
 from stepwell.engine.intake import Intake
 from stepwell.engine.maintenance.offers import Offers
 from stepwell.engine.revisions import Revisions
+from stepwell.metrics.operator import OperatorMetrics
 from stepwell_operator.runs import acts
 from stepwell_operator.runs.acts import RunActs
 from stepwell_operator.runs.cluster import GoneError
@@ -112,7 +113,7 @@ class Operator:
         self.intake = Intake(self.intake_store, Revisions(runs.revision, default_actions()), Offers(queue), clock)
         self.control = Control(runs, queue)
         self.store = RunObjectStore(looks)
-        self.acts = RunActs(self, self.control, self.store, self.cluster, self.cluster)
+        self.acts = RunActs(self, self.control, self.store, self.cluster, self.cluster, OperatorMetrics())
         self.follower = Follower(self.store, self.acts)
         tasks = [asyncio.ensure_future(self.intake.run()), asyncio.ensure_future(self.follower.run())]
         stack.push_async_callback(_end, tasks)

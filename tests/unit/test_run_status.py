@@ -118,9 +118,12 @@ def test_what_is_remembered_of_a_write_is_what_is_read_back(situation: Situation
 def test_an_output_stands_there_up_to_its_bound() -> None:
     small = status_of(obj(), situation_of(run("succeeded", output={"a": None}), []), at(6))
     assert small["output"] == {"a": None}
-    large = status_of(obj(), situation_of(run("succeeded", output_too_large=True), []), at(6))
+    large = status_of(obj(), situation_of(run("succeeded", output_too_large=True), []), at(6), "https://x.example/")
     assert "output" not in large
-    assert (large["outputTruncated"], large["outputUrl"]) == (True, f"/api/v1/namespaces/growth/runs/{RUN}")
+    assert (large["outputTruncated"], large["outputUrl"]) == (
+        True,
+        f"https://x.example/api/v1/namespaces/growth/runs/{RUN}",
+    )
     assert "output" not in status_of(obj(), situation_of(run("failed", output={"a": 1}), []), at(6))
 
 

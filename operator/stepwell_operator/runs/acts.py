@@ -78,15 +78,24 @@ class Tells(Protocol):
         """Post an event soon."""
 
 
+class Counts(Protocol):
+    """Metrics."""
+
+    def status_write(self, kind: str, result: str) -> None:
+        """A status was ``written``, or that ``failed``."""
+
+
 @dataclass(slots=True)
 class RunActs:
-    """`Acts` of the follower."""
+    """`Acts` of the follower. ``base_url`` is where the gateway is reached."""
 
     intake: Starts
     control: Cancels
     records: Records
     cluster: Cluster
     events: Tells
+    metrics: Counts
+    base_url: str = ""
     monotonic: Callable[[], float] = time.monotonic
     _days: dict[date, float] = field(default_factory=dict)
     _writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WRITES))
@@ -175,7 +184,7 @@ class RunActs:
         obj, now = track.obj, wall_clock()
         if obj is None:
             return
-        status = status_of(obj, situation, now)
+        status = status_of(obj, situation, now, self.base_url)
         crashpoint("run_object_before_status")
         try:
             async with self._writing:
@@ -183,6 +192,10 @@ class RunActs:
         except GoneError:
             track.gone = True
             return
+        except StepwellError:
+            self.metrics.status_write("WorkflowRun", "failed")
+            raise
+        self.metrics.status_write("WorkflowRun", "written")
         crashpoint("run_object_after_status")
         track.written += 1
         track.rank = END if situation.finished else RANKS[situation.reason]

@@ -32,11 +32,13 @@ async def workflow_runs(registry: kopf.OperatorRegistry, context: Context) -> As
     """Register the handler; the work beside it runs until the operator ends."""
     store = RunObjectStore(await context.session("runs"))
     cluster = KubeCluster(context.api)
-    acts = RunActs(context.intake, context.control, store, cluster, context.events)
+    acts = RunActs(
+        context.intake, context.control, store, cluster, context.events, context.metrics, context.settings.public_url
+    )
     follower = Follower(store, acts)
     register(registry, follower)
     context.work("runs", follower.run())
-    context.work("runs sweep", _sweep(store, cluster, follower, context.settings.operator.sweep))
+    context.work("runs sweep", _sweep(store, cluster, follower, context))
     yield follower
 
 
@@ -63,13 +65,14 @@ def take(follower: Follower, event: Any) -> None:
         follower.observe(obj)
 
 
-async def _sweep(store: RunObjectStore, cluster: KubeCluster, follower: Follower, period: float) -> None:
-    """At the start, and every ``period`` seconds."""
+async def _sweep(store: RunObjectStore, cluster: KubeCluster, follower: Follower, context: Context) -> None:
+    """At the start, and every ``STEPWELL_SWEEP``."""
     while True:
         try:
-            await sweep(store, cluster, follower)
+            for _ in range(await sweep(store, cluster, follower)):
+                context.metrics.swept("missed_delete")
         except StepwellError as exc:
             log.info("the sweep of WorkflowRuns is tried again: %s", exc)
             await asyncio.sleep(SWEEP_AGAIN)
         else:
-            await asyncio.sleep(period)
+            await asyncio.sleep(context.settings.operator.sweep)

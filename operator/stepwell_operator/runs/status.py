@@ -53,10 +53,10 @@ def situation_of(run: RunDetails, steps: Sequence[StepAttempt]) -> Situation:
     return Situation(REASONS[run.status], _run_message(run, steps), run, steps)
 
 
-def status_of(obj: RunObject, situation: Situation, now: datetime) -> dict[str, Any]:
+def status_of(obj: RunObject, situation: Situation, now: datetime, base_url: str = "") -> dict[str, Any]:
     """The whole status. Its parts are within the CRD's bounds, its times whole seconds in UTC.
 
-    ``now`` stands for ``completionTime`` where there was no run.
+    ``now`` stands for ``completionTime`` where there was no run; ``base_url`` is where the gateway is reached.
     """
     run = situation.run
     status: dict[str, Any] = {
@@ -69,7 +69,7 @@ def status_of(obj: RunObject, situation: Situation, now: datetime) -> dict[str, 
     if run is not None:
         status["runId"] = run.id
         status["steps"] = step_statuses(situation.steps, final=situation.finished) or None
-        status |= _output(obj, run) if situation.reason == "Succeeded" else {}
+        status |= _output(obj, run, base_url) if situation.reason == "Succeeded" else {}
     return {key: value for key, value in status.items() if value is not None}
 
 
@@ -106,11 +106,12 @@ def _conditions(obj: RunObject, situation: Situation, now: datetime) -> list[dic
     ]
 
 
-def _output(obj: RunObject, run: RunDetails) -> dict[str, Any]:
+def _output(obj: RunObject, run: RunDetails, base_url: str) -> dict[str, Any]:
     """The output where it is small. A null cannot stand in a status, so it is left out."""
     if not run.output_too_large:
         return {"output": run.output}
-    return {"outputTruncated": True, "outputUrl": f"/api/v1/namespaces/{obj.namespace}/runs/{run.id}"}
+    url = f"{base_url.rstrip('/')}/api/v1/namespaces/{obj.namespace}/runs/{run.id}"
+    return {"outputTruncated": True, "outputUrl": url}
 
 
 def step_statuses(attempts: Iterable[StepAttempt], *, final: bool) -> list[dict[str, Any]]:
