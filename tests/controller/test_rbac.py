@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import kube_access
@@ -230,3 +231,21 @@ def test_what_rbac_prints_can_be_applied_and_is_the_least(base: KubeServer, may:
     eventually_sync(lambda: allowed("worker"), 10)
     assert allowed("worker") == {("get", HERE, "api")}
     assert allowed("gateway") == {("get", HERE, "hook")}
+
+
+def test_the_commands_of_the_docs_work(base: KubeServer, may: Access) -> None:
+    kube_access.namespace(base, "growth")
+    base.kubectl("create", "secret", "generic", "api", namespace="growth")
+    text = (BASE.parents[1] / "docs" / "security.md").read_text("utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    kubectl ")]
+    assert len(commands) == 4
+    for command in commands:
+        base.kubectl(*command[1:])
+    bind_user = ("create", "rolebinding", "starter", "--role=starter", "--user=bob")
+    base.kubectl(*bind_user, namespace="growth")
+    eventually_sync(lambda: may("bob", "create", "workflows/runs", "growth", "welcome"), 10)
+    assert not may("bob", "create", "workflows/runs", "growth", "other")
+    worker = f"system:serviceaccount:{kube_access.SYSTEM}:stepwell-worker"
+    assert may(worker, "get", "core:secrets", "growth", "any")
+    assert not may(worker, "list", "core:secrets", "growth")
+    assert not may(worker, "get", "core:secrets", ELSEWHERE, "any")
