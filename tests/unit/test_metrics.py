@@ -19,6 +19,7 @@ from stepwell.engine.ports import ReadyRun, Reaped
 from stepwell.metrics import names, worker
 from stepwell.metrics.gateway import GatewayMetrics
 from stepwell.metrics.instruments import Buckets, Counter, Description
+from stepwell.metrics.kube import KubeMetrics
 from stepwell.metrics.operator import OperatorMetrics
 from stepwell.metrics.worker import Reading, WorkerMetrics
 
@@ -227,7 +228,9 @@ def described() -> list[Description]:
 
 
 def of_all_processes() -> dict[str, Metric]:
-    return shown(metrics()) | shown(GatewayMetrics()) | shown(OperatorMetrics())
+    gateway = GatewayMetrics()
+    KubeMetrics(gateway.registry).called("Secret", "200")
+    return shown(metrics()) | shown(gateway) | shown(OperatorMetrics())
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:

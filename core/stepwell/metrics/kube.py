@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
-from stepwell.metrics.instruments import Counter, Description
+from stepwell.metrics import names
+from stepwell.metrics.instruments import Counter
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
-
-KUBE_REQUESTS = Description(
-    "stepwell_kube_requests_total", "Calls to the API server, by what was asked for and the answer.", ("kind", "code")
-)
 
 
 class KubeMetrics(Collector):
     """Counts calls; no label is a user's."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter(KUBE_REQUESTS)
+        self._requests = Counter(names.KUBE_REQUESTS)
         registry.register(self)
 
     def called(self, kind: str, code: str) -> None:

@@ -66,6 +66,9 @@ OPERATOR_EVENTS = Description("stepwell_operator_events_total", "Events of the c
 OPERATOR_SWEPT = Description(
     "stepwell_operator_swept_total", "What sweeps found: missed_delete, missed_change.", ("found",)
 )
+KUBE_REQUESTS = Description(
+    "stepwell_kube_requests_total", "Calls to the API server, by what was asked for and the answer.", ("kind", "code")
+)
 BUILD_INFO = Description("stepwell_build_info", "1; the labels say what runs.", ("version", "python"))
 
 START_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1800)

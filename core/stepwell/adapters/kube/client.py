@@ -34,7 +34,8 @@ async def kube_client() -> AsyncIterator[client.ApiClient]:
         if in_cluster():
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            place = os.environ.get("KUBECONFIG")  # the library looks at it when it is imported, only then
+            await config.load_kube_config(config_file=place, client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as exc:
         message = f"no Kubernetes to talk to: {exc}; run in a pod with a service account, or set KUBECONFIG"
         raise UsageError(message) from exc
