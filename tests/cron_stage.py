@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from protocol import Stage, staged
 
 from stepwell.actions.registry import default_actions
@@ -15,7 +14,7 @@ from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.schedule_store import PostgresScheduleStore
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.engine.apply import revision_of
-from stepwell.engine.clock import Clock, as_datetime, as_micros
+from stepwell.engine.clock import Clock, as_micros
 from stepwell.engine.control import Control
 from stepwell.engine.maintenance.cron import Cron
 from stepwell.engine.maintenance.offers import Offers
@@ -181,18 +180,3 @@ async def cron_stage(dsn: str, now: str) -> AsyncIterator[CronStage]:
         await found.at(now)
         await found.leader()
         yield found
-
-
-def document(value: object) -> str:
-    """A JSON text."""
-    return orjson.dumps(value).decode()
-
-
-def micros(text: str) -> int:
-    """A moment in UTC."""
-    return as_micros(datetime.fromisoformat(text).replace(tzinfo=UTC))
-
-
-def shown(value: int) -> str:
-    """A moment as the tests write it."""
-    return f"{as_datetime(value):%m-%dT%H:%M}"

@@ -70,14 +70,6 @@ class PostgresScheduleStore:
         moved = {(row[0], row[1]) for row in rows if row[2] is None}
         return Fired(moved, {(row[0], row[1], row[2]) for row in rows if row[2] is not None and row[3]})
 
-    async def next_ticks(self, workflows: Sequence[int]) -> dict[int, dict[str, int]]:
-        """When each cron trigger of these workflows is due next, by its name: for the status of a Workflow."""
-        found: dict[int, dict[str, int]] = {}
-        rows = await self._session.execute(_SQL["next_ticks"], {"workflows": list(workflows)})
-        for workflow_id, trigger, tick_at in rows:
-            found.setdefault(workflow_id, {})[trigger] = tick_at
-        return found
-
     async def old_ticks(self, before: int, after: TickRow, limit: int) -> list[TickRow]:
         """See ScheduleStore."""
         params = {

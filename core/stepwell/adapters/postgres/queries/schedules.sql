@@ -134,11 +134,6 @@ SELECT h.workflow_id, h.trigger, NULL::bigint, false FROM held h
 UNION ALL
 SELECT d.workflow_id, d.trigger, d.tick_at, d.starts FROM decided d;
 
--- name: next_ticks
--- When each cron trigger of these workflows is due next, for people.
-SELECT s.workflow_id, s.trigger, (extract(epoch FROM s.tick_at) * 1000000)::bigint
-FROM schedules s WHERE s.workflow_id = ANY(%(workflows)s::bigint[]) AND s.tick_at IS NOT NULL;
-
 -- name: old_ticks
 -- A page of the ticks that were decided on long ago, oldest first.
 SELECT t.workflow_id, t.trigger, (extract(epoch FROM t.tick_at) * 1000000)::bigint,
