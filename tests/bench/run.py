@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.meters import Meters, rss_of
 from bench.steady import steady
 from bench.system import Client, client, finished, receiver, workers
+from bench.webhooks import webhooks
 from bench.workloads import INPUT, WORKLOADS
 
 from stepwell.adapters.postgres.migrate import migrate
@@ -130,6 +131,8 @@ def measure(rounds: int, scale: float) -> dict[str, Any]:
                 results[name][-1].update(found)
             dsn = fresh(server, valkey.url, next(numbers))
             results["one_step"][-1].update(uvloop.run(steady(dsn, valkey.url, "one_step")))
+            dsn = fresh(server, valkey.url, next(numbers))
+            results.setdefault("webhook", []).append(uvloop.run(webhooks(dsn, valkey.url)))
     return {name: _medians(found) for name, found in results.items()}
 
 
