@@ -11,15 +11,17 @@ import operating
 import psycopg
 import pytest
 import services
+from kubernetes.aio import client, config
 from waiting import eventually_sync
 
 from stepwell_operator.runs import acts
-from stepwell_operator.runs.cluster import KubeCluster
+from stepwell_operator.runs.cluster import GoneError, KubeCluster
+from stepwell_operator.runs.objects import parse
 from stepwell_operator.runs.room import workflow_runs
 from stepwell_operator.workflows.room import workflows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kube_server import KubeServer
 
@@ -300,6 +302,29 @@ def test_an_object_of_the_same_name_made_anew_has_a_run_of_its_own(world: World)
     status = world.finished(name)
     assert status["runId"] != first
     assert status["output"]["n"] == 2
+
+
+def test_a_late_status_never_lands_on_an_object_that_was_made_anew(world: World, run: Callable[..., Any]) -> None:
+    """Server-side apply compares no uids: it would say of the new object that it is finished."""
+    name = world.create("quick", input={"n": 1})
+    world.finished(name)
+    old = parse(world.get(name))
+    world.kube.kubectl("delete", "swr", name)
+    manifest = json.dumps(world.manifest("never", name))
+    world.kube.kubectl("create", "-f", "-", given=manifest)
+
+    async def late() -> None:
+        configuration = client.Configuration()
+        await config.load_kube_config(str(world.kube.kubeconfig), client_configuration=configuration)
+        async with client.ApiClient(configuration) as api:
+            with pytest.raises(GoneError):
+                await KubeCluster(api).show(old, old.version, {"phase": "Late"})
+            await KubeCluster(api).delete(old)
+
+    run(late())
+    assert world.get(name)["metadata"]["uid"] != old.uid
+    assert world.status(name).get("phase") != "Late"
+    world.kube.kubectl("delete", "swr", name)
 
 
 def test_an_object_is_deleted_some_time_after_the_end_of_its_run(world: World) -> None:

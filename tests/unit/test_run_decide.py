@@ -174,6 +174,7 @@ class Doing:
         self.database = database
         self.done: Counter[tuple[Do, str]] = Counter()
         self.failing: Counter[Do] = Counter()
+        self.pause = 0.0
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -191,7 +192,7 @@ class Doing:
                 self.database.runs[found.run_id] = RunState("cancelled", False)
             elif do is Do.SHOW:
                 found.rank = END
-        return 0.0
+        return self.pause
 
 
 class Bed:
@@ -267,6 +268,19 @@ async def test_an_object_that_is_deleted_while_its_run_starts_is_cancelled() -> 
         bed.doing.hold.set()
         await eventually(lambda: not bed.follower.tracks)
     assert bed.doing.done == {(Do.START, "u-1"): 1, (Do.CANCEL, "u-1"): 1, (Do.FORGET, "u-1"): 1}
+
+
+async def test_news_that_come_while_an_object_is_acted_on_are_looked_at_at_once() -> None:
+    obj = an_object()
+    async with Bed() as bed:
+        bed.doing.pause = 900.0
+        bed.doing.hold.clear()
+        bed.follower.observe(obj)
+        await eventually(lambda: bed.follower.tracks["u-1"].busy)
+        bed.follower.observe(replace(obj, cancel=True, generation=2))
+        await eventually(lambda: bed.follower.tracks["u-1"].touched)
+        bed.doing.hold.set()
+        await eventually(lambda: bed.doing.done[Do.CANCEL, "u-1"])
 
 
 async def test_old_news_does_not_take_a_cancel_back() -> None:
