@@ -17,7 +17,7 @@ KUBECTL ?= kubectl
 KIND := $(KUBECTL) --context kind-stepwell
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos lint format bench lock wheels image dist kind-up kind-down e2e clean
+.PHONY: help install run test chaos lint format bench lock wheels image policy dist kind-up kind-down e2e clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,11 @@ wheels: ## List the wheels of the image for x86-64 and arm64; fails where one is
 image: ## Build the image $(IMAGE) (needs Docker)
 	docker build --build-arg PYTHON=$(IMAGE_PYTHON) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) --tag $(IMAGE) .
+
+policy: ## Check the manifests against checkov's rules (needs checkov; .checkov.yaml says what is left out, and why)
+	@mkdir -p build
+	@for each in production kind kind/samples; do \
+		$(KUBECTL) kustomize deploy/overlays/$$each > build/policy.yaml && checkov -f build/policy.yaml || exit 1; done
 
 dist: ## Render build/install.yaml: everything but the databases, with the image $(IMAGE)
 	@mkdir -p build/dist
