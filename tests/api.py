@@ -11,9 +11,11 @@ import orjson
 from gateways import NAMESPACE, Gateway, gateway
 from protocol import revision
 
+from stepwell.adapters.postgres.approval_store import ApprovalStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.domain.access import Identity, UnauthenticatedError
+from stepwell.domain.approvals import Question
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.intake import Start
 from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry
@@ -99,6 +101,14 @@ class Api:
 
     async def running(self, name: str = "order", **more: Any) -> ClaimedRun:
         (run,) = await self.runs.claim(self.worker, [await self.queued(name, **more)], token=1)
+        return run
+
+    async def asked(self, step: str = "ask", message: str = "secret words?", **more: Any) -> str:
+        """A run whose step waits for a decision."""
+        run = await self.queued(**more)
+        namespace, workflow = more.get("namespace", NAMESPACE), more.get("name", "order")
+        question = Question(run, step, namespace, workflow, message, 1_800_000_000 * MICROS, None)
+        assert await ApprovalStore(self.session).ask(question) is None
         return run
 
     async def flush(self, run: ClaimedRun, attempts: Sequence[AttemptRecord] = (), end: End | None = None) -> None:

@@ -44,6 +44,16 @@ spec:
   steps:
     - name: pause
       wait: {duration: 1h}
+---
+apiVersion: stepwell.dev/v1alpha1
+kind: Workflow
+metadata: {name: gate, namespace: shop}
+spec:
+  steps:
+    - name: ask
+      approval: {message: "go?"}
+    - name: say
+      transform: {value: "{{ steps.ask.output }}"}
 """
 
 
@@ -135,6 +145,19 @@ def test_a_waiting_run_is_cancelled(dev: Running) -> None:
         .splitlines()[-1]
         .startswith(f"run {run} cancelled")
     )
+
+
+def test_what_a_run_waits_for_is_approved_or_rejected(dev: Running) -> None:
+    for word, approved in (("approve", True), ("reject", False)):
+        run = dev.started("gate")
+        eventually_sync(lambda run=run: "waiting" in dev.stepwell("runs", "get", run, "--json"))
+        done = dev.ended(word, run, "ask", "-n", "shop", "--comment", "so be it", "--data", '{"limit": 3}')
+        assert (done.returncode, f"step ask of run {run} is {word.removesuffix('e')}ed" in done.stderr) == (0, True)
+        dev.stepwell("runs", "watch", run, "--follow", "-n", "shop")
+        output = json.loads(dev.stepwell("runs", "get", run, "--json"))["output"]
+        assert output == {"approved": approved, "by": "local", "comment": "so be it", "data": {"limit": 3}}
+        again = dev.ended("approve" if not approved else "reject", run, "ask", "-n", "shop")
+        assert (again.returncode, "the gateway answered 409" in again.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ TABLE = {
     ("POST", "/runs/{run}:cancel"): "update runs",
     ("POST", "/runs/{run}:retry"): "update runs",
     ("POST", "/runs/{run}:rerun"): "create runs",
+    ("GET", "/approvals"): "list runs",
+    ("POST", "/runs/{run}/steps/{step}:approve"): "update approvals",
+    ("POST", "/runs/{run}/steps/{step}:reject"): "update approvals",
 }
 """The contract's table, written once more by hand."""
 
@@ -42,7 +45,14 @@ async def call(a: Api, route: tuple[str, str], user: str | None, run: str = ABSE
         more["json"] = {}
     if user is None and path.endswith("events"):
         more["headers"] = {"last-event-id": "9.end"}
-    return await a.call(method, path.format(name="order", run=run), user, **more)
+    return await a.call(method, path.format(name="order", run=run, step="ask"), user, **more)
+
+
+async def fitting(a: Api, path: str, ended: str) -> str:
+    """A run that the route can do something to."""
+    if path.endswith("cancel"):
+        return await a.queued()
+    return await a.asked() if "{step}" in path else ended
 
 
 def test_the_table_is_the_contracts() -> None:
@@ -89,9 +99,9 @@ async def test_each_route_takes_its_right_and_no_other(database: str, redis_url:
             a.access.give(may_not, *(act for act in ALL if act != needed))
             for user in (may_not, "of another", "elsewhere"):
                 assert (await call(a, route, user, ended)).status_code == 403, (route, user)
-            of_all = route in {("GET", "/workflows"), ("GET", "/runs")}
+            of_all = route in {("GET", "/workflows"), ("GET", "/runs"), ("GET", "/approvals")}
             for user, good in ((named, {403} if of_all else {200, 202}), (may, {200, 202})):
-                run = await a.queued() if route[1].endswith("cancel") else ended
+                run = await fitting(a, route[1], ended)
                 assert (await call(a, route, user, run)).status_code in good, (route, user)
             if route in BY_RUN:
                 answers = [await call(a, route, may, run_id) for run_id in (foreign, ABSENT, "x", "%00")]

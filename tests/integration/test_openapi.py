@@ -45,14 +45,17 @@ async def test_schemathesis_finds_no_5xx_and_no_answer_that_is_not_described(dat
             await a.ended(status=status) for status in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
         ]
         described = await a.gateway.client.get("/openapi.json")
-        met = await asyncio.to_thread(explore, described.json(), str(a.gateway.client.base_url), ended)
+        asked = {name: [await a.asked() for _ in range(3)] for name in ("approve_step", "reject_step")}
+        met = await asyncio.to_thread(explore, described.json(), str(a.gateway.client.base_url), ended, asked)
     for endpoint in ENDPOINTS:
         assert any(status < 300 for name, status in met if name == endpoint.name), f"{endpoint.name}: {met}"
     assert {status for _, status in met} >= {200, 202, 400, 404, 409}, met
 
 
-def explore(described: dict[str, Any], url: str, runs: Sequence[str]) -> Counter[tuple[str, int]]:
-    """What each route answered."""
+def explore(
+    described: dict[str, Any], url: str, runs: Sequence[str], asked: dict[str, list[str]]
+) -> Counter[tuple[str, int]]:
+    """What each route answered, to runs that ended or, by its name, to those that asked."""
     met: Counter[tuple[str, int]] = Counter()
     schema = schemathesis.openapi.from_dict(described)
     with requests.Session() as session:
@@ -60,7 +63,8 @@ def explore(described: dict[str, Any], url: str, runs: Sequence[str]) -> Counter
         for found in schema.get_all_operations():
             operation = found.ok()
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                fuzz(operation, mode, url, session, runs, met)
+                name = operation.definition.raw["operationId"]
+                fuzz(operation, mode, url, session, asked.get(name, runs), met)
     return met
 
 
@@ -74,7 +78,7 @@ def fuzz(operation: Any, mode: Any, url: str, session: Any, runs: Sequence[str],
     @given(operation.as_strategy(generation_mode=mode), st.sampled_from(runs), st.integers(0, 3))
     def check(case: Any, run: str, known: int) -> None:
         if case.path_parameters and known:  # most names exist, or all answers were 404
-            real = {"namespace": NAMESPACE, "name": "order", "run": run}
+            real = {"namespace": NAMESPACE, "name": "order", "run": run, "step": "ask"}
             case.path_parameters = {key: real[key] for key in case.path_parameters}
         if case.query and known > 1:  # nor is a cursor made up
             case.query = {key: value for key, value in case.query.items() if key not in {"cursor", "since"}}

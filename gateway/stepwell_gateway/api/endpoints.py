@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stepwell_gateway.api import approvals as a
 from stepwell_gateway.api import handlers as h
 from stepwell_gateway.api.events import run_events
 from stepwell_gateway.api.models import (
@@ -16,7 +17,7 @@ from stepwell_gateway.api.models import (
     WorkflowPage,
 )
 from stepwell_gateway.api.queries import PageQuery, RunsQuery
-from stepwell_gateway.api.rules import CONTROL, GET, LIST, START
+from stepwell_gateway.api.rules import APPROVE, CONTROL, GET, LIST, START
 from stepwell_gateway.api.table import Endpoint
 
 _ACCEPTED = {202: RunReference, 200: RunReference}
@@ -49,5 +50,17 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/runs/{run}:rerun", START, h.rerun_run, "Run it again, as a new run",
         _ACCEPTED | {404: None, 409: None, 429: None}, body=RerunBody, keyed=True,
+    ),
+    Endpoint(
+        "GET", "/approvals", LIST, a.list_approvals, "List what waits for a decision", {200: a.ApprovalPage},
+        query=a.ApprovalsQuery,
+    ),
+    Endpoint(
+        "POST", "/runs/{run}/steps/{step}:approve", APPROVE, a.approve_step, "Approve what a run waits for",
+        {200: a.DecisionDocument, 404: None, 409: None}, body=a.DecisionBody,
+    ),
+    Endpoint(
+        "POST", "/runs/{run}/steps/{step}:reject", APPROVE, a.reject_step, "Reject what a run waits for",
+        {200: a.DecisionDocument, 404: None, 409: None}, body=a.DecisionBody,
     ),
 )  # fmt: skip

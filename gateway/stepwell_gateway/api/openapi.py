@@ -35,6 +35,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "namespace": {"type": "string", "pattern": NAMESPACE},
     "name": {"type": "string", "pattern": NAME},
     "run": {"type": "string", "format": "uuid"},
+    "step": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"},
 }
 
 

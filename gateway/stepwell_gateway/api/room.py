@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stepwell.adapters.postgres.approval_store import ApprovalStore
 from stepwell.adapters.postgres.rerun_store import PostgresRerunStore
 from stepwell.adapters.postgres.run_reader import RunReader
+from stepwell.engine.approvals import Approvals
 from stepwell.engine.maintenance.offers import Offers
 from stepwell.engine.reruns import Reruns
 from stepwell_gateway.api.listeners import Listeners
@@ -30,6 +32,8 @@ class Room:
     reader: RunReader
     intake: Intake
     reruns: Reruns
+    questions: ApprovalStore
+    approvals: Approvals
     control: Control
     quotas: Quotas
     bodies: Bodies
@@ -41,11 +45,15 @@ def room_of(context: Context) -> Room:
     """The room over the gateway's context."""
     reader = RunReader(context.readers)
     store = PostgresRerunStore(context.reads, context.settings.idempotency)
+    questions = ApprovalStore(context.reads)
+    offers = Offers(context.queue)
     return Room(
         access=context.access,
         reader=reader,
         intake=context.intake,
-        reruns=Reruns(store, context.revisions, Offers(context.queue), context.clock),
+        reruns=Reruns(store, context.revisions, offers, context.clock),
+        questions=questions,
+        approvals=Approvals(questions, offers),
         control=context.control,
         quotas=context.quotas,
         bodies=context.bodies,
