@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from services import Databases
 
 RUNS, MAINTENANCE, INTAKE, LIVENESS = map(queries.load, ("runs", "maintenance", "intake", "liveness"))
-RUN_OBJECTS = queries.load("run_objects")
+RUN_OBJECTS, WEBHOOKS = map(queries.load, ("run_objects", "webhooks"))
 
 SIZES = {"young": (300, 2_000, 2_000, 1_000), "middle": (20_000, 6_000, 0, 0), "large": (20_000, 92_000, 8_000, 0)}
 """What is added from size to size: ended, queued, running and waiting runs."""
@@ -179,6 +179,20 @@ def test_following_workflow_runs_reads_the_runs_that_are_followed(world: World, 
     world.check(world.explain(RUN_OBJECTS["details"], ids=uuid_array(some), max_output=4096), some, touches=1)
     ended = world.history.ended[-50:]
     world.check(world.explain(RUN_OBJECTS["steps"], ids=uuid_array(ended)), ended, touches=0, steps=1)
+
+
+@pytest.mark.parametrize("count", [50, 1_000])
+def test_a_gateway_reads_the_runs_that_it_waits_for(world: World, count: int) -> None:
+    ids = world.history.ended[-count:]
+    world.check(world.explain(WEBHOOKS["statuses"], ids=uuid_array(ids)), ids, touches=1)
+    world.check(world.explain(WEBHOOKS["ended"], ids=uuid_array(ids)), ids, touches=1)
+
+
+def test_the_backlog_of_a_namespace_is_counted_without_its_history(world: World) -> None:
+    plan = world.explain(WEBHOOKS["queued"], namespace="shop-1", limit=1_001)
+    assert plan.rows("runs") <= min(world.live, 2_001 + len(world.history.running) + len(world.history.waiting)), (
+        plan.text
+    )
 
 
 @pytest.mark.parametrize("count", [50, 600])

@@ -51,7 +51,11 @@ class Together(Generic[K, V]):
             found = await self._load(list(batch))
         except StepwellError as exc:
             for waiting in batch.values():
-                waiting.set_exception(type(exc)(str(exc)))
+                waiting.set_exception(type(exc)(str(exc)))  # one each, for each gathers its own trace
+            return
+        except Exception as exc:  # noqa: BLE001 - a defect is theirs who asked, and the next may still ask
+            for waiting in batch.values():
+                waiting.set_exception(exc)
             return
         for key, waiting in batch.items():
             waiting.set_result(found.get(key))
