@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from stepwell.domain.errors import UnavailableError
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.engine import crashpoints
 from stepwell.engine.apply import revision_of
+from stepwell.engine.clock import Clock, as_micros
 from stepwell.engine.maintenance import cron as crons
 from stepwell.engine.maintenance.old_ticks import KEPT, OldTicks
 
@@ -93,6 +95,34 @@ async def test_a_tick_that_is_a_little_late_was_not_missed(database: str) -> Non
         await stage.look()
         assert await stage.runs() == ["2026-11-20T12:02:00Z"]
         assert stage.leaders[0].notes.skipped == {"Missed": 1}
+
+
+async def test_a_leader_that_is_busy_misses_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cron_stage(database, "2026-11-20T12:00:30") as stage:
+        for number in range(4):
+            await stage.apply(name=f"w{number}", schedule="0 * * * *", missedRuns="Skip", **AT)
+        await stage.at("2026-11-20T12:59:50")
+        await stage.look()
+        monkeypatch.setattr(crons, "LIMIT", 1)
+        await stage.at("2026-11-20T13:00:00")
+        for _ in range(4):
+            assert await stage.leaders[0].cron.run() == 0.0
+            stage.clock.now += timedelta(seconds=50)
+        assert [len(await stage.runs(f"w{number}")) for number in range(4)] == [1, 1, 1, 1]
+        assert stage.leaders[0].notes.skipped == {}
+
+
+async def test_a_machine_that_slept_follows_the_clock_of_the_database(database: str) -> None:
+    async with cron_stage(database, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}") as stage:
+        clock = Clock()
+        clock.learn(as_micros(datetime.now(UTC)) - 3_600_000_000, time.monotonic_ns(), time.monotonic_ns())
+        leader = stage.leaders[0]
+        leader.cron._clock = clock
+        await stage.apply(schedule="* * * * *", missedRuns="All", **AT)
+        await stage.stage.query("UPDATE schedule_changes SET changed_at = now() - interval '10 minutes'")
+        await stage.look()
+        assert len(await stage.runs()) in (10, 11)
+        assert abs(clock.micros() - as_micros(datetime.now(UTC))) < 2_000_000
 
 
 async def test_of_weeks_of_minutes_the_latest_thousand_start_in_batches(database: str) -> None:

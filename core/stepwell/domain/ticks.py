@@ -1,7 +1,8 @@
 """Which ticks of a schedule start a run, and when: pure, from the trigger, the first tick not yet decided, and the time.
 
-A tick is *pending* from its moment on and *due* after its jitter. One that is over a minute late was *missed*: nobody was there
-for it. Ticks on time start; what becomes of missed ones is the trigger's ``missedRuns``.
+A tick is *pending* from its moment on and *due* after its jitter. One that is over a minute late, and was due before the leader
+began to look, was *missed*: nobody was there for it. Ticks on time start; what becomes of missed ones is the trigger's
+``missedRuns``.
 """
 
 from __future__ import annotations
@@ -72,8 +73,11 @@ class Timing:
         digest = hashlib.sha256(f"{self._identity}@{tick.isoformat()}".encode()).digest()
         return Waiting(tick, tick + room * (int.from_bytes(digest[:6]) / 2**48))
 
-    def decide(self, first: datetime, now: datetime, batch: int) -> Decision:
-        """What to do at ``now`` where ``first`` is the first tick not decided yet; at most ``batch`` starts."""
+    def decide(self, first: datetime, now: datetime, batch: int, watched: datetime | None = None) -> Decision:
+        """What to do at ``now`` where ``first`` is the first tick not decided yet; at most ``batch`` starts.
+
+        ``watched``: since when the leader has looked without a pause, so that its own backlog makes no tick a missed one.
+        """
         pending = self.schedule.latest(first, now, MOST + 1)
         if pending and (last := self.waiting(pending[-1])).due > now:
             following: Waiting | None = last
@@ -82,18 +86,18 @@ class Timing:
             following = self.first(now if pending else first - timedelta(seconds=1))
         expired = [] if self._deadline is None else [t for t in pending if now - self.waiting(t).due > self._deadline]
         left = pending[len(expired) :]
-        chosen = self._chosen(left, now)
+        chosen = self._chosen(left, min(now - ON_TIME, watched or now))
         skipped = {DEADLINE: len(expired), MISSED: len(left) - len(chosen)}
         if len(chosen) > batch:
             following = self.waiting(chosen[batch])
             chosen = chosen[:batch]
         return Decision(tuple(chosen), following, {reason: count for reason, count in skipped.items() if count})
 
-    def _chosen(self, pending: Sequence[datetime], now: datetime) -> Sequence[datetime]:
-        """Those of the pending ticks that start, in order."""
+    def _chosen(self, pending: Sequence[datetime], present: datetime) -> Sequence[datetime]:
+        """Those of the pending ticks that start, in order; on time are those that were due from ``present`` on."""
         if self._missed == "All":
             return pending[-MOST:]
-        on_time = [tick for tick in pending[-2:] if now - self.waiting(tick).due <= ON_TIME]
+        on_time = [tick for tick in pending if self.waiting(tick).due >= present]
         if on_time:
             return on_time[-1:] if self._alone else on_time
         return pending[-1:] if self._missed == "Latest" else ()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+NEWS = 1_000_000  # microseconds by which the clock may be wrong before it follows the database's again
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -22,6 +24,14 @@ class Clock:
     def learn(self, database_micros: int, asked: int, answered: int) -> None:
         """Take the database's answer to a question; ``asked`` and ``answered`` as of ``time.monotonic_ns()``."""
         self._offset = database_micros - (asked + answered) // 2000
+
+    def follow(self, database_micros: int, asked: int, answered: int) -> bool:
+        """Learn only what is news: that the database's clock was set, or that this machine slept; whether it was."""
+        away = database_micros - (asked + answered) // 2000 - self._offset
+        if abs(away) <= NEWS + (answered - asked) // 2000:
+            return False
+        self.learn(database_micros, asked, answered)
+        return True
 
     def micros(self) -> int:
         """Now."""

@@ -20,11 +20,14 @@ class DueSchedule(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is to be done: bring schedules up to date, fire what is due; ``next_at``: when the next one is due."""
+    """What is to be done: bring schedules up to date, fire what is due; ``next_at``: when the next one is due; ``clock``: the
+    database's time.
+    """
 
     changed: bool
     due: list[DueSchedule]
     next_at: int | None
+    clock: int
 
 
 class ScheduleChange(NamedTuple):

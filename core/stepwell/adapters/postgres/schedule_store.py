@@ -31,7 +31,8 @@ class PostgresScheduleStore:
         rows = await self._session.execute(_SQL["look"], params)
         due = [DueSchedule(*row) for row in rows if row[1] is not None]
         next_at = next((row[3] for row in rows if row[0] is not None and row[1] is None), None)
-        return Look(any(row[0] is None for row in rows), due, next_at)
+        clock, changed = next((row[3], row[4]) for row in rows if row[0] is None)
+        return Look(changed is not None, due, next_at, clock)
 
     async def has_partition(self, day: str) -> bool:
         """See ScheduleStore."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from stepwell.engine.tick_runs import INVALID_INPUT, skipped, tick_of
 
 PERIOD = 1.0  # seconds between two looks where nothing is due sooner
 SHORTEST = 0.005
+PAUSED = 60_000_000  # microseconds between two looks, beyond which the leader was not there
 LIMIT = 200  # schedules in one pass
 BATCH = 100  # runs of one schedule in one pass
 TRANSACTION = 500  # ticks
@@ -79,16 +81,22 @@ class Cron:
         self._observer = observer
         self._sync = ScheduleSync(store)
         self._unsupported: set[int] = set()
+        self._looked: int | None = None
+        self._watched = 0
 
     def reset(self) -> None:
         """Look at everything anew."""
         self._sync.reset()
         self._unsupported.clear()
+        self._looked = None
 
     async def run(self) -> float:
         """See Job."""
-        now = self._clock.micros()
+        asked, now = time.monotonic_ns(), self._clock.micros()
         look = await self._store.look(now, LIMIT, sorted(self._unsupported))
+        if self._clock.follow(look.clock, asked, time.monotonic_ns()):
+            return 0.0
+        self._watch(now)
         if look.changed and await self._sync.run():
             return 0.0
         if look.due:
@@ -96,6 +104,12 @@ class Cron:
         if look.next_at is None:
             return PERIOD
         return min(PERIOD, max(SHORTEST, (look.next_at - self._clock.micros()) / 1e6))
+
+    def _watch(self, now: int) -> None:
+        """A look long after the one before begins anew: nobody was there in between."""
+        if self._looked is None or not 0 <= now - self._looked <= PAUSED:
+            self._watched = now
+        self._looked = now
 
     async def _fire_all(self, due: Sequence[DueSchedule], now: int) -> bool:
         """Whether something was done."""
@@ -128,7 +142,7 @@ class Cron:
             return None
         await asyncio.sleep(0)  # schedules that were missed for weeks take milliseconds each
         timing = Timing(plan.spec.cron, identity(loaded.namespace, loaded.workflow, due.trigger))
-        decision = timing.decide(as_datetime(due.tick_at), as_datetime(now), most)
+        decision = timing.decide(as_datetime(due.tick_at), as_datetime(now), most, as_datetime(self._watched))
         move = Move(*due[:4], *moments(decision.next), due.live_since)
         ticks = [tick_of(loaded, plan, at, now) for at in decision.starts]
         return _Firing(due, loaded, plan, timing, decision, move, ticks)
