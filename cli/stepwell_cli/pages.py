@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from stepwell_cli.progress import Progress
 
 
+_UID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def print_runs(runs: Sequence[RunState], *, with_namespace: bool) -> None:
     """A line a run."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -27,7 +31,7 @@ def print_runs(runs: Sequence[RunState], *, with_namespace: bool) -> None:
     for run in runs:
         workflow = f"{run.namespace}/{run.workflow}" if with_namespace else run.workflow
         took = elapsed(run.created_at, run.finished_at) if run.finished_at else ""
-        table.add_row(run.id, workflow, styled(run.status), run.trigger, _time(run.created_at), took)
+        table.add_row(run.id, workflow, styled(run.status), door(run.trigger), _time(run.created_at), took)
     pages().print(table)
 
 
@@ -36,7 +40,7 @@ def print_run(run: RunRecord, steps: Sequence[StepRecord], progress: Progress) -
     console = pages()
     console.print(Text.assemble((f"{run.namespace}/{run.workflow}", "bold"), "  ", run.id, "  ", styled(run.status)))
     took = f", took {elapsed(run.created_at, run.finished_at)}" if run.finished_at else ""
-    console.print(f"created {_time(run.created_at)} by {run.trigger}{took}\n")
+    console.print(f"created {_time(run.created_at)} by {door(run.trigger)}{took}\n")
     console.print(steps_table(progress))
     console.print(f"\ninput   {compact(run.input, 2000)}")
     for step in steps:
@@ -51,6 +55,11 @@ def print_run(run: RunRecord, steps: Sequence[StepRecord], progress: Progress) -
         console.print(f"\noutput  {compact(run.output, 2000)}")
     elif run.error is not None:
         console.print("\n" + "\n".join(lines(run, steps)))
+
+
+def door(trigger: str) -> str:
+    """Where a run came in, for people: the uid of a WorkflowRun says little in a table (``--json`` shows it)."""
+    return "WorkflowRun" if _UID.fullmatch(trigger) else trigger
 
 
 def _time(moment: datetime) -> str:
