@@ -19,7 +19,6 @@ from http_servers import json_response, serve, unused_port
 from psycopg import sql
 from waiting import eventually
 
-from stepwell.adapters.kube.secrets import KubeSecrets
 from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.secret_troubles import SecretTroubles
@@ -110,7 +109,12 @@ def cluster(kube: KubeServer) -> KubeServer:
 
 
 def settings(dsn: str, url: str) -> Settings:
-    return Settings(database_url=dsn, redis_url=url, allow_loopback=True, kubernetes=KubernetesSettings(mode="on"))
+    return Settings(
+        database_url=dsn,
+        redis_url=url,
+        allow_loopback=True,
+        kubernetes=KubernetesSettings(mode="on", secrets_fresh=0.5),
+    )
 
 
 def calling(url: str, secret: str | None = "api") -> dict[str, Any]:
@@ -118,6 +122,12 @@ def calling(url: str, secret: str | None = "api") -> dict[str, Any]:
     if secret is not None:
         call["auth"] = {"bearer": {"secretRef": {"name": secret, "key": "token"}}}
     return {"steps": [{"name": "call", "httpCall": call, "retry": {"limit": 0}}]}
+
+
+def hooked(name: str, secret: str) -> NewRevision:
+    webhook = {"auth": {"bearer": {"secretRef": {"name": secret, "key": "token"}}}}
+    spec = {"triggers": [{"name": "in", "webhook": webhook}], "steps": [{"name": "a", "transform": {"value": 1}}]}
+    return NewRevision(HERE, name, orjson.dumps(spec), name.encode().rjust(32), [], False, 3600, 3600)
 
 
 class Running:
@@ -178,7 +188,6 @@ async def test_a_worker_uses_the_secrets_of_the_cluster(
 ) -> None:  # fmt: skip
     caplog.set_level(logging.DEBUG)
     monkeypatch.setitem(TroubleNotes.__init__.__kwdefaults__, "pause", 0.1)
-    monkeypatch.setitem(KubeSecrets.__init__.__kwdefaults__, "fresh", 0.5)
     monkeypatch.setenv("KUBECONFIG", str(cluster.user("worker")))
     calls: list[tuple[str, str]] = []
     async with serve(json_response('{"ok": true}')) as server, running(database, redis_url, calls) as at:
@@ -225,14 +234,14 @@ async def test_a_gateway_asks_the_cluster(
     cluster: KubeServer, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.user("gateway")))
+    monkeypatch.setitem(TroubleNotes.__init__.__kwdefaults__, "pause", 0.1)
     port, stopping = unused_port(), asyncio.Event()
-    found = replace(settings(database, redis_url), gateway=GatewaySettings(port=port))
+    wanted = replace(settings(database, redis_url), gateway=GatewaySettings(port=port))
     async with Session(database, "apply") as session:
-        webhook = {"auth": {"bearer": {"secretRef": {"name": "api", "key": "token"}}}}
-        spec = {"triggers": [{"name": "in", "webhook": webhook}], "steps": [{"name": "a", "transform": {"value": 1}}]}
-        await PostgresIntakeStore(session).apply(NewRevision(HERE, "hook", orjson.dumps(spec), b"h" * 32, [], False, 3600, 3600))  # fmt: skip
+        for name, secret in (("hook", "api"), ("lost", "nothing")):
+            await PostgresIntakeStore(session).apply(hooked(name, secret))
     status = Status()
-    serving = asyncio.ensure_future(gateway._serve(found, GatewayMetrics(), status, stopping))
+    serving = asyncio.ensure_future(gateway._serve(wanted, GatewayMetrics(), status, stopping))
     try:
         await eventually(lambda: status.serving or serving.done())
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
@@ -248,6 +257,10 @@ async def test_a_gateway_asks_the_cluster(
             assert await code("GET", runs, cluster.token("bob")) == 403
             assert await code("GET", runs, "nobody") == 401
             assert await code("GET", f"/api/v1/namespaces/{THERE}/runs", cluster.token("alice")) == 403
+            assert await code("POST", f"/hooks/{HERE}/lost/in", CANARY) == 401
+        async with Session(database, "operator") as session:
+            found = await eventually(SecretTroubles(session).troubles)
+        assert [trouble.reason for troubles in found.values() for trouble in troubles] == ["SecretMissing"]
     finally:
         stopping.set()
         await serving
@@ -259,6 +272,12 @@ async def test_a_cluster_that_was_asked_for_must_be_there(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="set KUBECONFIG"):
         async with worker._acting(settings(database, redis_url), database, lambda *_: None):
+            pass
+    for name, value in (("HOST", "10.0.0.1"), ("PORT", "443")):  # a pod without a service account
+        monkeypatch.setenv(f"KUBERNETES_SERVICE_{name}", value)
+    in_a_pod = replace(settings(database, redis_url), kubernetes=KubernetesSettings())
+    with pytest.raises(UsageError, match="STEPWELL_KUBERNETES=off does without"):
+        async with worker._acting(in_a_pod, database, lambda *_: None):
             pass
 
 

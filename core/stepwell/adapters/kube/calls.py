@@ -1,8 +1,8 @@
 """One call to the API server: JSON in, JSON out, a status.
 
-The client's models and its ApiException are passed by: a model takes longer to build than the call takes, and the exception
-carries the answer's headers and body, which may be a Secret. What is raised here repeats nothing of an answer, and no
-exception of a library is chained behind it.
+The client's models and its ApiException are passed by: a model that does not fit fails in words that quote what it was
+built of, and the exception carries the answer's headers and body, which may be a Secret. What is raised here repeats nothing
+of an answer, and no exception of a library is chained behind it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from stepwell.adapters.kube.allowances import KubeAllowances
 from stepwell.adapters.kube.calls import KubeCalls, Observe
 from stepwell.adapters.kube.client import in_cluster, kube_client
 from stepwell.adapters.kube.secrets import KubeSecrets
+from stepwell.domain.errors import UsageError
 from stepwell.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,15 @@ async def cluster(settings: Settings, observe: Observe = lambda *_: None) -> Asy
         )
         yield None
         return
-    async with kube_client() as client:
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(kube_client())
+        except UsageError as exc:
+            message = f"{exc}; STEPWELL_KUBERNETES=off does without a cluster"
+            raise UsageError(message) from exc
         calls = KubeCalls(client, observe=observe)
         yield Cluster(
-            KubeSecrets(calls),
+            KubeSecrets(calls, fresh=settings.kubernetes.secrets_fresh),
             KubeAllowances(calls, AddressPolicy(allow_loopback=settings.allow_loopback)),
             KubeAccess(calls, settings.kubernetes.audiences),
             frozenset({_endpoint(calls.server)}),
