@@ -27,7 +27,7 @@ from stepwell.adapters.postgres.run_objects import RunObjectStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
-from stepwell.domain.errors import NotFoundError
+from stepwell.domain.errors import DataRefusedError, NotFoundError
 from stepwell.engine.apply import NewRevision
 from stepwell.engine.clock import Clock
 from stepwell.engine.control import Control
@@ -74,10 +74,13 @@ class Cluster:
         self.there: set[str] = set()
         self.statuses: dict[str, dict[str, Any]] = {}
         self.events: list[str] = []
+        self.refuses: set[str] = set()
 
     async def show(self, obj: RunObject, version: str, status: dict[str, Any]) -> str:
         if obj.uid not in self.there:
             raise GoneError("gone")
+        if self.refuses & status.keys():
+            raise DataRefusedError("status.output: no")
         self.statuses[obj.uid] = status
         return version + "1"
 
@@ -375,6 +378,21 @@ async def test_a_start_whose_answer_was_lost_is_no_second_run(database: str, red
         await operator.shows(obj, "Queued")
         assert proxy.counts["dropped"] == 1
         assert operator.run_of(obj) == "queued"
+
+
+async def test_a_status_that_is_refused_says_the_rest(database: str, redis_url: str) -> None:
+    cluster = Cluster()
+    cluster.refuses = {"output"}
+    obj = made(cluster)
+    async with life(database, redis_url, cluster) as operator:
+        await operator.apply()
+        operator.follower.observe(obj)
+        await operator.has_run(obj)
+        operator.rows("UPDATE runs SET output_data = '[1]' WHERE id = %s RETURNING 1", obj.run_id)
+        succeed(operator, obj)
+        status = await operator.shows(obj, "Succeeded")
+    assert status["outputUrl"].endswith(obj.run_id)
+    assert status["message"] == "this status is not complete: status.output: no"
 
 
 async def test_a_nested_output_and_steps_are_read_with_the_run(database: str, redis_url: str) -> None:

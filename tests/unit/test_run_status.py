@@ -122,7 +122,7 @@ def test_an_output_stands_there_up_to_its_bound() -> None:
     assert "output" not in large
     assert (large["outputTruncated"], large["outputUrl"]) == (
         True,
-        f"https://x.example/api/v1/namespaces/growth/runs/{RUN}",
+        f"https://x.example/api/v1/namespaces/growth/runs/{obj().run_id}",
     )
     assert "output" not in status_of(obj(), situation_of(run("failed", output={"a": 1}), []), at(6))
 

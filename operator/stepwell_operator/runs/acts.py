@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from stepwell_operator.events import Subject
 from stepwell_operator.runs.cluster import GoneError
 from stepwell_operator.runs.decide import SHORTEST, Decision, Do, Track, may_show, wall_clock
 from stepwell_operator.runs.objects import END, RANKS
-from stepwell_operator.runs.status import Situation, shown_after, situation_of, status_of
+from stepwell_operator.runs.status import Situation, shown_after, situation_of, status_of, without_documents
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -42,6 +43,8 @@ MAX_INPUT = 64 * 1024  # bytes
 WRITES = 16  # to the API server at once
 DAY_KNOWN = 60.0  # seconds that the partitions of a past day are believed to be there
 WARNINGS = frozenset({"Failed", "TimedOut", "InvalidInput", "WorkflowNotFound", "Expired"})
+
+log = logging.getLogger(__name__)
 
 
 class Starts(Protocol):
@@ -207,9 +210,8 @@ class RunActs:
         try:
             return await self.cluster.show(obj, track.version, status)
         except DataRefusedError as exc:
-            small = {key: value for key, value in status.items() if key not in {"steps", "output"}}
-            message = f"the status is not complete: {exc}"[:1_000]
-            return await self.cluster.show(obj, track.version, small | {"message": message})
+            log.warning("%s", exc)
+            return await self.cluster.show(obj, track.version, without_documents(status, obj, self.base_url, str(exc)))
 
     def _tell(self, obj: RunObject, situation: Situation) -> None:
         """At most two Events a run: that it was started, if that is shown before its end, and how it ended."""

@@ -110,8 +110,19 @@ def _output(obj: RunObject, run: RunDetails, base_url: str) -> dict[str, Any]:
     """The output where it is small. A null cannot stand in a status, so it is left out."""
     if not run.output_too_large:
         return {"output": run.output}
-    url = f"{base_url.rstrip('/')}/api/v1/namespaces/{obj.namespace}/runs/{run.id}"
+    return _elsewhere(obj, base_url)
+
+
+def _elsewhere(obj: RunObject, base_url: str) -> dict[str, Any]:
+    url = f"{base_url.rstrip('/')}/api/v1/namespaces/{obj.namespace}/runs/{obj.run_id}"
     return {"outputTruncated": True, "outputUrl": url}
+
+
+def without_documents(status: dict[str, Any], obj: RunObject, base_url: str, why: str) -> dict[str, Any]:
+    """What is left of a status that the API server refused: it says how the run stands, whatever its output holds."""
+    small = {key: value for key, value in status.items() if key not in {"steps", "output"}}
+    elsewhere = _elsewhere(obj, base_url) if "output" in status else {}
+    return {**small, **elsewhere, "message": shortened(f"this status is not complete: {why}", MAX_MESSAGE)}
 
 
 def step_statuses(attempts: Iterable[StepAttempt], *, final: bool) -> list[dict[str, Any]]:
