@@ -25,6 +25,7 @@ from stepwell_gateway.serving import serving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from stepwell.domain.secrets import SecretResolver
     from stepwell.engine.ports import ActiveWorkflow
 
 NAMESPACE = "growth"
@@ -109,7 +110,7 @@ class Gateway:
 async def gateway(
     dsn: str,
     redis_url: str,
-    secrets: Secrets | None = None,
+    secrets: SecretResolver | None = None,
     change: Callable[[Context], Context] = lambda context: context,
     **fields: Any,
 ) -> AsyncIterator[Gateway]:

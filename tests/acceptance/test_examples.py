@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("test-workflow.yaml", {"email": "user@example.com", "age": 20}, {"received": {"email": "user@example.com"}}),
+    ("github-webhook.yaml", {"email": "user@example.com"}, {"received": {"email": "user@example.com"}}),
     ("nightly.yaml", {"day": "2026-11-23T02:00:00Z"}, {"day": "2026-11-23", "title": "Report of 2026-11-23"}),
     ("order.yaml", {"article": "a/b", "amount": 3}, {"article": "a/b", "cents": 750, "available": True}),
     ("retry.yaml", {"order": 7}, {"order": 7, "extra": "Failed", "why": 404}),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from gateways import KEY, NAMESPACE, Secrets, gateway, github, hmac_of, trigger, vendors_secrets
 from waiting import eventually
 
+from stepwell.adapters.secrets.local import LocalSecrets
+from stepwell.domain.manifest import load_text
 from stepwell.domain.secrets import SecretError
 
 if TYPE_CHECKING:
     from gateways import Gateway
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCHEMA = {"type": "object", "required": ["email"], "properties": {"email": {"type": "string"}}}
 SIGNED = trigger(hmac_of(preset="GitHub"), input={"email": "{{ body.email }}"}, **{"if": "body.action == 'created'"})
 GOOD = b'{"action": "created", "email": "a@example.com"}'
@@ -144,6 +148,18 @@ async def test_an_input_that_cannot_be_made_is_400(database: str, redis_url: str
         assert (await running.post(b'{"list": []}')).status_code == 400
         assert (await running.post(b'{"list": []}', path="welcome/other")).status_code == 400
         assert running.count() == (0, 0, 0)
+
+
+async def test_the_example_takes_a_signed_delivery(database: str, redis_url: str) -> None:
+    example = EXAMPLES / "github-webhook.yaml"
+    documents = load_text(example.read_text("utf-8"), example.name)
+    async with gateway(database, redis_url, LocalSecrets(documents)) as running:
+        await running.apply(**documents[0].raw["spec"])
+        body = b'{"action":"created","user":{"email":"user@example.com","age":20}}'
+        headers = github(body, **{"x-github-delivery": "1"})
+        answers = [await running.post(body, "welcome/signup", headers=headers) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [202, 200]
+        assert running.inputs() == [{"email": "user@example.com", "age": 20}]
 
 
 # -- repeats ---------------------------------------------------------------------------------------------------------------
