@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import kopf
 
 from stepwell.domain.errors import UnavailableError
 from stepwell_operator.admission.certificates import server_context
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
 
-    import kopf
     from kubernetes.aio import client
 
     from stepwell.domain.action import Actions
@@ -49,9 +50,16 @@ class Keeper(Protocol):
 
 
 @asynccontextmanager
-async def admission(registry: kopf.OperatorRegistry, context: Context) -> AsyncIterator[None]:  # noqa: ARG001
-    """The room: the webhook is served by a server of our own, so it registers no handlers."""
-    async with webhook(context.settings.operator.admission, context.api, context.actions, context.work):
+async def admission(registry: kopf.OperatorRegistry, context: Context) -> AsyncIterator[None]:
+    """The room. The webhook ends before kopf does, which else waits 5 s for tasks that serve API servers' connections."""
+    async with AsyncExitStack() as serving:
+        settings = context.settings.operator.admission
+        await serving.enter_async_context(webhook(settings, context.api, context.actions, context.work))
+
+        @kopf.on.cleanup(id="admission", registry=registry)
+        async def ended(**_: Any) -> None:
+            await serving.aclose()
+
         yield
 
 

@@ -126,7 +126,7 @@ async def admission_server(
         log.info("the admission webhook is served on %s port %d", address, bound)
         yield bound
     finally:
-        open_still = serving.transports()
+        open_still = serving.let_go()
         await runner.cleanup()
         for transport in open_still:
             transport.abort()  # API servers keep connections and take their time to say good-bye
@@ -140,9 +140,12 @@ class _Server(web.Server):
     def __call__(self) -> asyncio.Protocol:  # type: ignore[override]  # a refusal is no request handler
         return super().__call__() if len(self.connections) < CONNECTIONS else _Refusal()
 
-    def transports(self) -> list[asyncio.Transport]:
-        """Of the connections that are open now."""
-        found: list[asyncio.Transport | None] = [handler.transport for handler in self.connections]
+    def let_go(self) -> list[asyncio.Transport]:
+        """Let every connection end with the request that it serves now, at once without one; those that were open."""
+        found: list[asyncio.Transport | None] = []
+        for handler in self.connections:
+            found.append(handler.transport)
+            handler.close()
         return [transport for transport in found if transport is not None]
 
 
