@@ -100,6 +100,8 @@ class TroubleNotes:
                 await self.look()
             except StepwellError as exc:
                 log.info("what was met of Secrets is not written now: %s", exc)
+            except Exception:  # a defect here must not end what nobody waits for
+                log.exception("what was met of Secrets could not be written")
             await asyncio.sleep(self._pause)
             try:
                 async with asyncio.timeout(max(0.0, RELOAD - self._pause)):
