@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from stepwell.domain.schedule import Schedule
@@ -84,20 +85,27 @@ class Timing:
             pending.pop()
         else:
             following = self.first(now if pending else first - timedelta(seconds=1))
-        expired = [] if self._deadline is None else [t for t in pending if now - self.waiting(t).due > self._deadline]
-        left = pending[len(expired) :]
+        expired = self._expired(pending, now)
+        left = pending[expired:]
         chosen = self._chosen(left, min(now - ON_TIME, watched or now))
-        skipped = {DEADLINE: len(expired), MISSED: len(left) - len(chosen)}
+        skipped = {DEADLINE: expired, MISSED: len(left) - len(chosen)}
         if len(chosen) > batch:
             following = self.waiting(chosen[batch])
             chosen = chosen[:batch]
         return Decision(tuple(chosen), following, {reason: count for reason, count in skipped.items() if count})
 
+    def _expired(self, pending: Sequence[datetime], now: datetime) -> int:
+        """How many of the pending ticks are later than the deadline allows; they are the first."""
+        if self._deadline is None:
+            return 0
+        oldest = now - self._deadline
+        return sum(1 for _ in takewhile(lambda tick: self.waiting(tick).due < oldest, pending))
+
     def _chosen(self, pending: Sequence[datetime], present: datetime) -> Sequence[datetime]:
         """Those of the pending ticks that start, in order; on time are those that were due from ``present`` on."""
         if self._missed == "All":
             return pending[-MOST:]
-        on_time = [tick for tick in pending if self.waiting(tick).due >= present]
+        on_time = [*takewhile(lambda tick: self.waiting(tick).due >= present, reversed(pending))][::-1]
         if on_time:
             return on_time[-1:] if self._alone else on_time
         return pending[-1:] if self._missed == "Latest" else ()

@@ -23,7 +23,7 @@ from stepwell.engine.revisions import LoadedRevision, Revisions
 from stepwell.engine.schedules import DueSchedule, Move, ScheduleStore, Tick
 from stepwell.engine.tick_runs import INVALID_INPUT, skipped, tick_of
 
-PERIOD = 1.0  # seconds between two looks where nothing is due sooner
+PERIOD = 2.0  # seconds between two looks where nothing is due sooner: until then a new schedule may go unseen
 SHORTEST = 0.005
 PAUSED = 60_000_000  # microseconds between two looks, beyond which the leader was not there
 LIMIT = 200  # schedules in one pass
@@ -60,7 +60,7 @@ class _Firing:
 
 
 class Cron:
-    """One question a second, and exactly when the next schedule is due; the clock is the database's."""
+    """One question every two seconds, and exactly when the next schedule is due; the clock is the database's."""
 
     name = "cron"
 

@@ -1,7 +1,7 @@
 -- Cron: what the leader asks and writes of schedules. Moments are microseconds of the leader's clock.
 
 -- name: look
--- One question a second, answered by two small indexes: the time and whether schedules are to be brought up to date (a row
+-- One question every two seconds, answered by two small indexes: the time and whether schedules are to be brought up to date (a row
 -- without a workflow), what is due, and when the next one is (a row without a tick).
 (SELECT NULL::bigint, NULL, NULL::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
    (SELECT 1::bigint FROM schedule_changes LIMIT 1))
