@@ -130,12 +130,13 @@ def attempt(
     status: StepStatus = StepStatus.SUCCEEDED,
     at: int = 0,
     output: bytes = b'{"secret":"out"}',
+    retry_at: int | None = None,
 ) -> AttemptRecord:
     """An attempt that ended ``at`` microseconds after some moment."""
     good = status is StepStatus.SUCCEEDED
     moment = 1_800_000_000 * MICROS + at
     return AttemptRecord(
-        step, number, status, moment, moment + 1, None, b'"$run"', None, output if good else None,
+        step, number, status, moment, moment + 1, retry_at, b'"$run"', None, output if good else None,
         None if good else b'{"reason":"Broken","message":"secret words"}', b'{"status":200}',
     )  # fmt: skip
 

@@ -67,6 +67,8 @@ async def test_the_command_line_is_served_and_a_browser_is_not(database: str, re
             response = await send(a, **headers)
             assert response.status_code == status, headers
             assert response.headers["content-type"] == "application/problem+json"
+        bare = {"authorization": f"Bearer {TOKEN}"}  # what a form could send without being asked about
+        assert (await a.call("POST", "/workflows/order/runs", None, headers=bare)).status_code == 415
         assert a.gateway.count() == started, "nothing of it had an effect"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from api import api
+from api import MICROS, api, attempt, ending
 from gateways import NAMESPACE
 
-from stepwell.domain.states import RunStatus
+from stepwell.domain.states import RunStatus, StepStatus
 
 
 async def test_a_retry_is_a_new_run_with_the_finished_results(database: str, redis_url: str) -> None:
@@ -24,6 +24,17 @@ async def test_a_retry_is_a_new_run_with_the_finished_results(database: str, red
         (claimed,) = await a.runs.claim(a.worker, [run_id], token=1)
         assert claimed.continues
         assert [r.step for r in await a.runs.attempts([run_id])] == ["one"]
+
+
+async def test_only_the_attempt_that_was_the_last_is_taken_over(database: str, redis_url: str) -> None:
+    async with api(database, redis_url) as a:
+        run = await a.running()
+        tried = attempt("one", 1, StepStatus.FAILED, at=1, retry_at=1_800_000_001 * MICROS)
+        failed = [attempt("two", 1, StepStatus.FAILED, at=3, retry_at=1_800_000_002 * MICROS)]
+        await a.flush(run, [tried, attempt("one", 2, at=2), *failed], ending(RunStatus.FAILED))
+        new = (await a.post(f"/runs/{run.id}:retry")).json()["runId"]
+        steps = (await a.get(f"/runs/{new}/steps"))["steps"]
+        assert [(s["step"], s["attempt"], s["status"]) for s in steps] == [("one", 2, "succeeded")]
 
 
 async def test_a_rerun_may_have_another_input_or_begin_at_a_step(database: str, redis_url: str) -> None:
