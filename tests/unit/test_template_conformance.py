@@ -250,7 +250,7 @@ COMPILE_ERRORS: list[tuple[str, str]] = [
     ("{{ toJson({'a': user.?name}) }}", "toJson() cannot be given"),
     ("{{ nofunction(1) }}", "there is no function nofunction()"),
     ("{{ email.nomethod() }}", "there is no function nomethod()"),
-    ("{{ approvalUrl('a') }}", "not supported yet"),
+    ("{{ approvalUrl('a') }}", "no approval step 'a' has link: Enabled"),
     ("{{ 'a' + 1 }}", "there is no string + int"),
     ("{{ size(1) }}", "there is no size(int)"),
     ("{{ google.protobuf.Timestamp{seconds: 1} }}", "is not supported"),

@@ -17,6 +17,7 @@ from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.postgres.upkeep_store import PostgresUpkeepStore
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.domain.action import Actions
+from stepwell.domain.approval_links import approval_links
 from stepwell.domain.errors import StepwellError, UnavailableError
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
@@ -166,6 +167,7 @@ class Worker:
             slots=self._settings.worker.slots,
             on_left=self._on_left,
             observer=self._observer,
+            links=approval_links(self._settings.approval_key, self._settings.public_url),
         )
 
     def _leader(self, store: PostgresUpkeepStore, worker: int, *more: Job) -> Leader:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from stepwell.domain.durations import format_duration
 from stepwell.domain.errors import UsageError
 from stepwell.settings import read
 from stepwell.telemetry import setup_logging
-from stepwell_cli.dev.folder import NAME, held, published
+from stepwell_cli.dev.folder import NAME, approval_key, held, published
 from stepwell_cli.dev.report import report
 from stepwell_cli.interrupts import run_interruptible
 from stepwell_cli.local import services
@@ -77,8 +77,10 @@ class System:
         async with AsyncExitStack() as stack:
             running = await stack.enter_async_context(services(settings, self.prepare, directory=self.folder))
             feed, store = await stack.enter_async_context(self._feed(running, sole=settings.database_url is None))
-            engine = await stack.enter_async_context(_engine(running, self.secrets, feed))
+            running = replace(running, approval_key=settings.approval_key or approval_key(self.folder))
             served = await stack.enter_async_context(_gateway(running, self.secrets))
+            running = replace(running, public_url=served.url)
+            engine = await stack.enter_async_context(_engine(running, self.secrets, feed))
             await self.sync.begin(store, served, sole=settings.database_url is None)
             await self.sync.step(engine, store)
             stack.enter_context(published(self.folder, running, served.url, served.token))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 NAME = ".stepwell"
 LOCK = "dev.pid"
 CONNECTION = "dev.json"
+KEY = "approval.key"
 _TRIES, _PAUSE = 10, 0.02  # another command may hold the lock for a moment, to see whether somebody does
 
 
@@ -92,6 +94,14 @@ def published(folder: Path, settings: Settings, url: str, token: str) -> Iterato
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def approval_key(folder: Path) -> str:
+    """The key of links to approvals, made once: what was sent stays good over a restart."""
+    path = folder / KEY
+    with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - a mode
+        file.write(secrets.token_urlsafe(32))
+    return path.read_text("utf-8")
 
 
 def find(start: Path | None = None) -> LiveDev | None:

@@ -11,7 +11,7 @@ from stepwell.domain.cel_paths import Binding, Path, Use
 from stepwell.domain.cel_scoping import TYPES, free, refuse_odd_nodes
 from stepwell.domain.cel_tokens import Token, plain_text
 from stepwell.domain.errors import ExpressionError
-from stepwell.domain.scope import RUN_FIELDS, STEP_FIELDS, STEP_VARIABLES, Scope
+from stepwell.domain.scope import LINKS, RUN_FIELDS, STEP_FIELDS, STEP_VARIABLES, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,6 +73,7 @@ class _Resolver:
         for ident in free(tree):
             self._ident(ident)
         self._now()
+        self._links()
         text = self._text
         for start in sorted(self._cuts, reverse=True):
             end, alias = self._cuts[start]
@@ -210,6 +211,22 @@ class _Resolver:
             if token.text == "now" and called and self._word(index - 1) not in {".", ".?"}:
                 self._names.now = True
                 self._cuts[token.start] = (self._tokens[index + 2].end, f"{ALIAS}now")
+
+    def _links(self) -> None:
+        """``approvalUrl('step')`` is a value of the context, under the step's name."""
+        for index, token in enumerate(self._tokens):
+            if token.text != LINKS or self._word(index + 1) != "(" or self._word(index - 1) in {".", ".?"}:
+                continue
+            name = plain_text(self._tokens[index + 2])
+            if name is None or name not in self._scope.links:
+                known = ", ".join(sorted(self._scope.links)) or "none"
+                message = f"approvalUrl(): no approval step {name!r} has link: Enabled; those that do: {known}"
+                raise ExpressionError(message)
+            path = Path(LINKS, (name,))
+            if index == 0 and index + 4 == len(self._tokens):
+                self._names.whole = path
+            alias = self._names.bindings.setdefault(Binding(path, Use.VALUE, ""), f"{ALIAS}{len(self._names.bindings)}")
+            self._cuts[token.start] = (self._tokens[index + 3].end, alias)
 
 
 def _check_known(owner: str, name: str, known: frozenset[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell.domain.cel_ast import Call, Collection, Comprehension, Ident, Node, children
+from stepwell.domain.cel_ast import Call, Collection, Comprehension, Constant, Ident, Node, children
 from stepwell.domain.cel_loops import ALIAS, MACROS
 from stepwell.domain.errors import ExpressionError
 
@@ -42,8 +42,9 @@ def refuse_odd_nodes(node: Node) -> None:
         case Call(function=function) if function.startswith(ALIAS):
             message = f"there is no function {function}()"
             raise ExpressionError(message)
-        case Call(function="approvalUrl", target=None):
-            raise ExpressionError("approvalUrl() is not supported yet")
+        case Call(function="approvalUrl", target=None, args=args):
+            if len(args) != 1 or not isinstance(args[0], Constant) or args[0].text is None:
+                raise ExpressionError("approvalUrl() takes the name of an approval step, in quotes: approvalUrl('ask')")
     for child in children(node):
         refuse_odd_nodes(child)
 

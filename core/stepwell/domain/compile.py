@@ -17,6 +17,7 @@ from stepwell.domain.revision import Revision
 from stepwell.domain.revision import Step as CompiledStep
 from stepwell.domain.schema import InputSchema, compile_schema
 from stepwell.domain.schema_rules import hint
+from stepwell.domain.scope import LINKS
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.domain.support import NOT_YET, unsupported
 from stepwell.domain.trigger_plan import compile_trigger
@@ -60,12 +61,14 @@ class Compilation:
     actions: Actions
     path: str
     problems: list[Problem] = field(default_factory=list)
+    links: frozenset[str] = frozenset()
 
     def run(self) -> Revision:
         """Compile everything; the result is not to be used where there are problems."""
         spec = self.spec
         schema = self._schema()
         self._names()
+        self.links = frozenset(s.name for s in spec.steps if s.approval is not None and s.approval.link == "Enabled")
         triggers = tuple(
             compile_trigger(trigger, f"{self.path}.triggers[{index}]", self.problems)
             for index, trigger in enumerate(spec.triggers)
@@ -82,6 +85,7 @@ class Compilation:
             priority=spec.priority,
             retain_succeeded=spec.retention.succeeded,
             retain_failed=spec.retention.failed,
+            links=any(LINKS in step.variables for step in steps),
         )
 
     def refuse(self, path: str, message: str) -> None:
@@ -172,7 +176,14 @@ class Compilation:
         step = self.spec.steps[index]
         names = [other.name for other in self.spec.steps]
         before = frozenset(name for other, name in enumerate(names) if graph.ancestors[index] >> other & 1)
-        scope = Scope(_STEP | _ITEM if step.for_each else _STEP, before, frozenset(names), bare=True, fields=shape)
+        scope = Scope(
+            _STEP | _ITEM if step.for_each else _STEP,
+            before,
+            frozenset(names),
+            bare=True,
+            fields=shape,
+            links=self.links,
+        )
         compiler = Compiler(scope, f"{self.path}.steps[{index}]", self.problems, step=step.name)
         condition = self._condition(step, compiler)
         action_type = self.actions.get(step.kind)

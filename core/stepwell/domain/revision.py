@@ -46,7 +46,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A workflow's compiled spec; ``timeout`` of the whole run and retention times in seconds."""
+    """A workflow's compiled spec; ``timeout`` of the whole run and retention times in seconds.
+
+    ``links``: a step makes links to approvals, which must not be stored.
+    """
 
     steps: tuple[Step, ...]
     output: Template | None
@@ -56,6 +59,7 @@ class Revision:
     retain_succeeded: float
     retain_failed: float
     triggers: tuple[TriggerPlan, ...] = ()
+    links: bool = False
 
     @property
     def all(self) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 STEP_VARIABLES = frozenset({"input", "run", "steps", "item", "index", "error"})
 TRIGGER_VARIABLES = frozenset({"body", "headers", "query", "method", "event", "trigger"})
 RUN_FIELDS = frozenset({"id", "input", "workflow", "namespace", "createdAt", "trigger"})
+LINKS = "approvalUrl"
+"""The root of what ``approvalUrl('step')`` reads; no expression can name it otherwise."""
 STEP_FIELDS = frozenset({"output", "status", "error", "http"})
 
 
@@ -16,7 +18,8 @@ class Scope:
 
     ``steps`` are the step's transitive predecessors, ``declared`` all steps of the workflow (to tell a typo from a
     step that does not come before). With ``bare``, a free identifier ``x`` means ``input.x``; ``fields`` are the names
-    that the input is known to have, None where its shape is not known.
+    that the input is known to have, None where its shape is not known. ``links`` are the steps for which ``approvalUrl``
+    makes a link.
     """
 
     variables: frozenset[str]
@@ -24,3 +27,4 @@ class Scope:
     declared: frozenset[str] = frozenset()
     bare: bool = False
     fields: frozenset[str] | None = None
+    links: frozenset[str] = frozenset()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 NOT_YET = frozenset(
     {
-        "approval.link",
         "workflow",
         "action",
         "forEach",

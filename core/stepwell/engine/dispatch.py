@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
+from stepwell.domain.approval_links import ApprovalLinks
 from stepwell.domain.errors import ConflictError, ManifestError, NotFoundError, StepwellError, UnavailableError
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
@@ -54,6 +55,7 @@ class Dispatcher:
         slots: int,
         on_left: Callable[[Execution, Kept | None], None] | None = None,
         observer: Observer = SILENT,
+        links: ApprovalLinks | None = None,
     ) -> None:
         self._worker = worker
         self._store = store
@@ -64,6 +66,7 @@ class Dispatcher:
         self._slots = slots
         self._on_left = on_left
         self._observer = observer
+        self.links = links
         self.journal = Journal(self._flush)
         self.active: dict[str, Execution] = {}
         self._busy: set[Execution] = set()

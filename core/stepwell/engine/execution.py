@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from stepwell.domain import decide as d
 from stepwell.domain.action import Call, Deferred, Outcome
+from stepwell.domain.approval_links import ApprovalLinks, hide_links_of, without_links
 from stepwell.domain.documents import JsonObject, dumps
 from stepwell.domain.errors import DocumentError, StepwellError
 from stepwell.domain.retry import StepFailure
@@ -36,6 +37,7 @@ class Host(Protocol):
     """What an execution needs of its worker. While ``draining``, no effect starts and runs are handed back."""
 
     draining: bool
+    links: ApprovalLinks | None
 
     def micros(self) -> int:
         """The time."""
@@ -74,7 +76,7 @@ class Execution:
         self.run = run
         self.loaded = loaded
         self.progressed = False  # a durable step under this claim: no longer under suspicion
-        self.results = Results(run, loaded)
+        self.results = Results(run, loaded, host.links)
         self._attempts: dict[int, int] = {}
         self._retries: dict[int, int] = {}  # when a step that failed, pauses or was deferred may start again
         self._deferred = 0
@@ -275,6 +277,8 @@ class Execution:
 
     def _succeed(self, step: Step, attempt: int, started: int, outcome: Outcome) -> None:
         try:
+            if self.loaded.revision.links:
+                outcome = without_links(outcome)
             document, http = self.results.accept(step, outcome)
         except StepwellError as exc:
             self._fail(step, attempt, started, as_failure(exc))
@@ -282,6 +286,8 @@ class Execution:
         self._record(step, attempt, StepStatus.SUCCEEDED, started, output=document, http=http, outcome=outcome)
 
     def _fail(self, step: Step, attempt: int, started: int, failure: StepFailure) -> None:
+        if self.loaded.revision.links:
+            failure = hide_links_of(failure)
         shown, error = error_document(failure)
         beside, http = _beside(failure)
         if step.retry.allows(failure, attempt):

@@ -8,11 +8,13 @@ from typing import TypeAlias
 import orjson
 
 from stepwell.domain.action import Outcome
+from stepwell.domain.approval_links import ApprovalLinks, Link
 from stepwell.domain.documents import MAX_BYTES, MAX_DEPTH, JsonObject, JsonValue, check, dumps
 from stepwell.domain.errors import StepwellError
 from stepwell.domain.expressions import Context
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Revision, Step
+from stepwell.domain.scope import LINKS
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.clock import as_datetime, as_text
 from stepwell.engine.failures import error_document
@@ -32,11 +34,12 @@ class Results:
     """What is settled, and with what result. Sets of steps are bit masks; times are microseconds."""
 
     __slots__ = (
-        "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_outputs", "_refused", "_revision", "_run",
+        "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_links", "_outputs", "_refused", "_revision", "_run",
         "_run_input", "_sizes", "_statuses", "_workflow", "durable", "failed", "settled",
     )  # fmt: skip
 
-    def __init__(self, run: ClaimedRun, loaded: LoadedRevision) -> None:
+    def __init__(self, run: ClaimedRun, loaded: LoadedRevision, links: ApprovalLinks | None = None) -> None:
+        self._links = links
         self._run = run
         self._workflow = loaded.workflow
         self._revision: Revision = loaded.revision
@@ -78,6 +81,8 @@ class Results:
             variables["run"] = self._run_variable()
         if "steps" in step.variables:
             variables["steps"] = self._steps_variable(step.ancestors)
+        if LINKS in step.variables:
+            variables[LINKS] = self._link_variable()
         return Context(variables, now=as_datetime(self.since(step)))
 
     def since(self, step: Step) -> int:
@@ -147,6 +152,15 @@ class Results:
             for step in self._revision.steps
             if mask & step.bit and step.index in self._statuses
         }
+
+    def _link_variable(self) -> JsonObject:
+        """The links of this run, by the step that asks. They live as long as the run may."""
+        if self._links is None:
+            message = "approvalUrl() needs a key and an address: set STEPWELL_APPROVAL_KEY and STEPWELL_PUBLIC_URL"
+            raise StepFailure("NoApprovalLinks", message, final=True)
+        expires = self._run.created_at + int(self._revision.timeout * 1e6)
+        asking = (step.name for step in self._revision.steps if step.kind == "approval")
+        return {name: self._links.url(Link(self._run.id, name, expires)) for name in asking}
 
     # -- what a step gives -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from stepwell.settings.gateway import GatewaySettings
 from stepwell.settings.kubernetes import KubernetesSettings
 from stepwell.settings.operator import AdmissionSettings, OperatorSettings
 from stepwell.settings.process import LogSettings, OperationsSettings
-from stepwell.settings.reading import Reader, switch
+from stepwell.settings.reading import Reader, secret, switch
 from stepwell.settings.worker import WorkerSettings
 
 __all__ = [
@@ -52,6 +52,9 @@ class Settings:
     public_url: str = ""
     """``STEPWELL_PUBLIC_URL``: where the gateway is reached from outside; begins every address of a webhook that is shown."""
 
+    approval_key: str | None = field(default=None, repr=False)
+    """``STEPWELL_APPROVAL_KEY``: 32 characters or more, the same for workers and gateways: signs the links of approvals."""
+
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     operations: OperationsSettings = field(default_factory=OperationsSettings)
@@ -71,6 +74,7 @@ def read(environment: Mapping[str, str] = os.environ, *, default_level: str = "I
         allow_loopback=reader.value("STEPWELL_ALLOW_LOOPBACK", False, switch),  # noqa: FBT003 - the default
         http_proxy=reader.text("STEPWELL_HTTP_PROXY"),
         public_url=reader.text("STEPWELL_PUBLIC_URL") or "",
+        approval_key=reader.value("STEPWELL_APPROVAL_KEY", None, secret),
         worker=WorkerSettings.read(reader),
         logs=LogSettings.read(reader, default_level),
         operations=OperationsSettings.read(reader),

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from stepwell.domain.errors import UsageError
 
+KEY_LENGTH = 32  # characters
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class Reader:
         try:
             return convert(text)
         except ValueError as exc:
-            message = f"{name}={text!r}: {exc}"
+            message = f"{name}: {exc}" if convert is secret else f"{name}={text!r}: {exc}"
             raise UsageError(message) from exc
 
 
@@ -78,3 +80,11 @@ def one_of(*words: str) -> Callable[[str], str]:
         raise ValueError(message)
 
     return convert
+
+
+def secret(text: str) -> str:
+    """A key that nobody guesses."""
+    if len(text) < KEY_LENGTH:
+        message = f"must have {KEY_LENGTH} characters or more"
+        raise ValueError(message)
+    return text

@@ -75,6 +75,11 @@ class ApprovalStore:
         decision = None if decided is None else Decision(approved, by, comment)
         return Approval(run_id, workflow, name, message, opened, due, decision, live)
 
+    async def namespace(self, run_id: str, step: str) -> str | None:
+        """The namespace of a question, for whoever holds a link; None where the step never asked."""
+        rows = await self._session.execute(_SQL["namespace"], {"run": run_id, "step": step})
+        return rows[0][0] if rows else None
+
     async def pending(
         self, namespace: str, workflow: str | None, after: tuple[str, str] | None, limit: int
     ) -> list[Approval]:

@@ -43,6 +43,9 @@ SELECT a.workflow, a.step, a.message, a.opened_at, a.due_at, a.decided_at, a.app
 FROM approvals a JOIN runs r ON r.id = a.run_id
 WHERE a.run_id = ANY(%(ids)s::uuid[]) AND r.id = ANY(%(ids)s::uuid[]) AND a.namespace = %(namespace)s AND a.step = %(step)s;
 
+-- name: namespace
+SELECT a.namespace FROM approvals a WHERE a.run_id = %(run)s::uuid AND a.step = %(step)s;
+
 -- name: pending
 -- The open approvals of a namespace whose run is alive, oldest run first, after a place.
 SELECT a.run_id::text, a.workflow, a.step, a.message, a.opened_at, a.due_at

@@ -1,0 +1,1 @@
+"""Links to approvals: a page that changes nothing, and the form on it that decides, once."""
