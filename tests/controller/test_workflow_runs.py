@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -36,6 +37,13 @@ STEPS: dict[str, list[dict[str, Any]]] = {
     "fails": [{"name": "check", "fail": {"message": "no stock of {{ run.input.n }}"}}],
     "waits": [{"name": "pause", "wait": {"duration": "1h"}}],
     "naps": [{"name": "pause", "wait": {"duration": "3s"}}],
+    "retries": [
+        {
+            "name": "call",
+            "httpCall": {"url": "http://127.0.0.1:9/"},
+            "retry": {"limit": 3, "backoff": {"initial": "30s", "jitter": "None"}},
+        }
+    ],
     "large": [{"name": "big", "transform": {"value": {"text": "x" * 5000}}}],
 }
 
@@ -266,10 +274,20 @@ def test_cancel(world: World) -> None:
     name = world.create("waits")
     status = world.shows(name, "Waiting")
     assert reason(status) == ("Unknown", "Waiting")
+    assert re.fullmatch(r"until \S+Z", status["message"])
     assert next(c["status"] for c in status["conditions"] if c["type"] == "Finished") == "False"
     world.kube.kubectl("patch", "swr", name, "--type=merge", "-p", '{"spec":{"cancel":true}}')
     assert reason(world.finished(name)) == ("False", "Cancelled")
     assert world.run_of(name) == "cancelled"
+
+
+def test_a_step_that_is_tried_again_says_when_and_why(world: World) -> None:
+    name = world.create("retries")
+    status = world.shows(name, "Waiting")
+    assert re.match(r"step call is tried again at \S+Z: .*127\.0\.0\.1", status["message"])
+    (step,) = status["steps"]
+    assert (step["status"], step["attempts"]) == ("Retrying", 1)
+    world.kube.kubectl("delete", "swr", name)
 
 
 def test_only_cancel_and_ttl_may_change(world: World) -> None:

@@ -147,9 +147,18 @@ def test_a_step_has_one_entry_with_its_last_attempt() -> None:
 
 
 def test_a_waiting_run_says_what_for() -> None:
-    waiting = situation_of(run("waiting"), [attempt("call", 1, "failed", retry_at=at(30), message="503")])
-    assert waiting.message == "step call is tried again at 2026-11-22T12:00:30Z: 503"
-    assert situation_of(run("waiting"), []).message == ""
+    retries = [
+        attempt("call", 1, "failed", retry_at=at(9), message="502"),
+        attempt("call", 2, "failed", retry_at=at(30), message="503"),
+    ]
+    for details, message in [
+        ({"due_at": at(30)}, "step call is tried again at 2026-11-22T12:00:30Z: 503"),
+        ({"due_at": at(40)}, "until 2026-11-22T12:00:40Z"),
+        ({"approval": "sign", "due_at": at(40)}, "step sign waits for an approval until 2026-11-22T12:00:40Z"),
+        ({"approval": "sign"}, "step sign waits for an approval"),
+        ({}, ""),
+    ]:
+        assert situation_of(run("waiting", **details), retries).message == message
 
 
 def test_a_failure_names_its_step() -> None:

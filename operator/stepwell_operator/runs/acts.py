@@ -14,6 +14,7 @@ import orjson
 
 from stepwell.domain.errors import (
     DataRefusedError,
+    DocumentError,
     InputError,
     ManifestError,
     NotFoundError,
@@ -143,7 +144,7 @@ class RunActs:
             track.hindrance = f"waits up to {GRACE:g} s for its workflow: {exc}"
             return
         track.missing_since = None
-        if isinstance(exc, InputError):
+        if isinstance(exc, InputError | DocumentError):
             track.refused = Situation("InvalidInput", str(exc))
         elif isinstance(exc, DataRefusedError):
             self._refused(track, exc)

@@ -151,7 +151,7 @@ def _step(attempt: StepAttempt, began: datetime, *, final: bool) -> dict[str, An
 
 def _run_message(run: RunDetails, steps: Sequence[StepAttempt]) -> str:
     if run.status == "waiting":
-        return _waits_for(steps)
+        return _waits_for(run, steps)
     if run.error is None:
         return ""
     message = str(run.error.get("message", ""))
@@ -159,13 +159,15 @@ def _run_message(run: RunDetails, steps: Sequence[StepAttempt]) -> str:
     return f"step {step}: {message}" if step else message
 
 
-def _waits_for(steps: Sequence[StepAttempt]) -> str:
-    """What a waiting run waits for, where the records of its steps tell it."""
-    retries = [step for step in steps if step.retry_at is not None]
-    if not retries:
-        return ""
-    last = max(retries, key=lambda step: step.finished_at)
-    return f"step {last.step} is tried again at {_text(last.retry_at)}: {last.message or ''}"
+def _waits_for(run: RunDetails, steps: Sequence[StepAttempt]) -> str:
+    """What a waiting run waits for: a decision, the next try of a step, or a moment."""
+    if run.approval is not None:
+        until = f" until {_text(run.due_at)}" if run.due_at else ""
+        return f"step {run.approval} waits for an approval{until}"
+    retries = [step for step in steps if step.retry_at is not None and step.retry_at == run.due_at]
+    if retries:
+        return f"step {retries[0].step} is tried again at {_text(run.due_at)}: {retries[0].message or ''}"
+    return f"until {_text(run.due_at)}" if run.due_at else ""
 
 
 def shortened(text: str, characters: int) -> str:

@@ -29,7 +29,8 @@ class RunState(NamedTuple):
 class RunDetails(NamedTuple):
     """A run as a status shows it; ``error`` holds ``reason``, ``message`` and, where there is one, ``step``.
 
-    ``output`` is None as well where there is none, and where it has more than `MAX_OUTPUT` bytes.
+    ``output`` is None as well where there is none, and where it has more than `MAX_OUTPUT` bytes. Of a waiting run, ``due_at``
+    is when it goes on by itself, and ``approval`` a step that asks for one.
     """
 
     id: str
@@ -39,6 +40,8 @@ class RunDetails(NamedTuple):
     error: JsonObject | None = None
     output: JsonValue = None
     output_too_large: bool = False
+    due_at: datetime | None = None
+    approval: str | None = None
 
 
 class StepAttempt(NamedTuple):

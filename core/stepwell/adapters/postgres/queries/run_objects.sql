@@ -13,12 +13,15 @@ SELECT r.id::text, r.status, r.cancel_requested_at IS NOT NULL FROM runs r WHERE
 WITH found AS MATERIALIZED (
   SELECT r.id, r.status, r.started_at, r.finished_at, r.error,
     CASE WHEN r.status <> 'succeeded' THEN NULL WHEN r.output_from IS NULL THEN r.output_data::text
-      ELSE handed_on(r.id, r.output_from)::text END AS output
+      ELSE handed_on(r.id, r.output_from)::text END AS output,
+    CASE WHEN r.status = 'waiting' THEN (SELECT t.due_at FROM timers t WHERE t.run_id = r.id) END AS due_at,
+    CASE WHEN r.status = 'waiting' THEN (SELECT a.step FROM approvals a
+      WHERE a.run_id = r.id AND a.decided_at IS NULL ORDER BY a.step LIMIT 1) END AS approval
   FROM runs r WHERE r.id = ANY(%(ids)s::uuid[])
 )
 SELECT f.id::text, f.status, f.started_at, f.finished_at, f.error,
   CASE WHEN octet_length(f.output) <= %(max_output)s THEN f.output::json END,
-  coalesce(octet_length(f.output) > %(max_output)s, false)
+  coalesce(octet_length(f.output) > %(max_output)s, false), f.due_at, f.approval
 FROM found f;
 
 -- name: steps
