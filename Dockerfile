@@ -29,7 +29,8 @@ LABEL org.opencontainers.image.title="Stepwell" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-ENV PATH=/opt/stepwell/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# The user id has no name and no home; kopf and the Kubernetes client do not start where they find neither.
+ENV PATH=/opt/stepwell/bin:/usr/local/bin:/usr/bin:/bin HOME=/ USER=stepwell PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY --from=build --chown=0:0 /opt/stepwell /opt/stepwell
 USER 10001:10001
 WORKDIR /
