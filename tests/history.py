@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DAYS = 30  #: days of history before today; with those ahead, 38 partitions a table
 
 _PAST = """
-SELECT add_partitions((now() AT TIME ZONE 'UTC')::date - %(days)s, %(days)s)
+SELECT add_partitions((now() AT TIME ZONE 'UTC')::date - %(days)s - 1, %(days)s + 1)  -- just after midnight it reaches further
 """
 
 _WORKFLOW = """
