@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -20,6 +21,7 @@ from waiting import eventually
 
 from stepwell.actions.registry import default_actions
 from stepwell.domain.errors import UnavailableError, UsageError
+from stepwell_operator.admission import server as server_module
 from stepwell_operator.admission.certificates import Identity, issue, server_context, show
 from stepwell_operator.admission.files import CertificateFiles
 from stepwell_operator.admission.room import keep
@@ -243,6 +245,62 @@ async def test_a_body_without_end_is_refused() -> None:
     async with served() as (url, session), session.post(f"{url}/validate/workflows", data=body) as answer:
         assert answer.status == 400
         assert "a review of over" in await answer.text()
+
+
+async def test_a_check_without_end_is_given_up_and_the_next_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    real = server_module.check_workflow
+
+    def slow(*arguments: Any) -> Any:
+        release.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(server_module, "check_workflow", slow)
+    monkeypatch.setattr(server_module, "CHECKING", 0.05)
+    async with served() as (url, session):
+        async with session.post(f"{url}/validate/workflows", json=review(GOOD)) as answer:
+            assert answer.status == 503
+        release.set()
+        monkeypatch.setattr(server_module, "CHECKING", 30.0)
+        async with session.post(f"{url}/validate/workflows", json=review(GOOD)) as answer:
+            assert answer.status == 200
+
+
+async def test_who_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HANDSHAKE", 0.1)
+    monkeypatch.setattr(server_module, "READING", 0.1)
+    async with served() as (url, session):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        assert await asyncio.wait_for(reader.read(), 10) == b"", "no handshake"
+        writer.close()
+        waiting = asyncio.Event()
+
+        async def dripping() -> AsyncIterator[bytes]:
+            yield b"{"
+            await waiting.wait()
+
+        async with session.post(f"{url}/validate/workflows", data=dripping()) as answer:
+            assert answer.status == 503, "no body"
+        waiting.set()
+
+
+async def test_there_are_no_more_connections_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "CONNECTIONS", 1)
+    connected, release = asyncio.Event(), asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield json.dumps(review(GOOD)).encode()
+        connected.set()
+        await release.wait()
+
+    async with served() as (url, session):
+        first = asyncio.create_task(session.post(f"{url}/validate/workflows", data=dripping()))
+        await connected.wait()
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(url)
+        release.set()
+        async with await first as answer:
+            assert answer.status == 200
 
 
 # -- certificates -----------------------------------------------------------------------------------------------------

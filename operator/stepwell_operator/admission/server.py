@@ -31,6 +31,8 @@ PATHS: Mapping[str, str] = {"/validate/workflows": "Workflow", "/validate/workfl
 """The kind that each path is for."""
 MAX_BODY = 8 << 20  # bytes: an object of etcd's limit, twice, and room
 CONNECTIONS = 64  # at once; more are closed
+HANDSHAKE = 5.0  # seconds that TLS may take to begin
+GOODBYE = 1.0  # seconds in which a request may still be answered at the end
 READING = 5.0  # seconds that a request's body may take
 CHECKING = 4.5  # seconds that a check may take; API servers wait for 5
 LOOKING = 1.0  # seconds that a look at the Workflow of a WorkflowRun may take
@@ -111,23 +113,24 @@ async def admission_server(
 ) -> AsyncIterator[int]:
     """Serve while the block runs; its value is the port. Raises UnavailableError where it cannot be bound."""
     serving = _Server(server.answer, access_log=None, lingering_time=0)
-    runner = web.ServerRunner(serving, shutdown_timeout=1.0)
-    await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, address, port, ssl_context=context).start()
-        except OSError as exc:
-            message = (
-                f"the admission webhook cannot be served on {address} port {port}: {exc.strerror or exc}; set "
-                "STEPWELL_ADMISSION_PORT to a free port, or to 0 to serve none"
-            )
-            raise UnavailableError(message) from exc
-        bound = runner.addresses[0][1]
-        log.info("the admission webhook is served on %s port %d", address, bound)
+        listener = await asyncio.get_running_loop().create_server(
+            serving, address, port, ssl=context, ssl_handshake_timeout=HANDSHAKE, ssl_shutdown_timeout=GOODBYE
+        )
+    except OSError as exc:
+        message = (
+            f"the admission webhook cannot be served on {address} port {port}: {exc.strerror or exc}; set "
+            "STEPWELL_ADMISSION_PORT to a free port, or to 0 to serve none"
+        )
+        raise UnavailableError(message) from exc
+    bound: int = listener.sockets[0].getsockname()[1]
+    log.info("the admission webhook is served on %s port %d", address, bound)
+    try:
         yield bound
     finally:
+        listener.close()
         open_still = serving.let_go()
-        await runner.cleanup()
+        await serving.shutdown(GOODBYE)
         for transport in open_still:
             transport.abort()  # API servers keep connections and take their time to say good-bye
         await asyncio.sleep(0)
