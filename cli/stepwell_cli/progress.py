@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stepwell.adapters.postgres.history_store import RunState, StepRecord
 
 _COMMON = frozenset({"name", "needs", "if", "forEach", "retry", "onError", "timeout"})
+_WAITING = frozenset({"wait", "approval"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """A step of a run. ``state``: pending, running, retrying, succeeded, failed, skipped; where the run ended before it
-    had a result, stopped (it was in flight, or about to be) or not run.
+    """A step of a run. ``state``: pending, running, waiting, retrying, succeeded, failed, skipped; where the run ended
+    before it had a result, stopped (it was in flight, or about to be) or not run.
 
     ``attempt`` is the latest one that is known of (0: none); ``message`` says why the latest one failed.
     """
@@ -118,7 +119,8 @@ def _unrecorded(step: PlannedStep, run: RunState, done: dict[str, datetime]) -> 
     if RunStatus(run.status).final:
         stopped = could_run and run.status in {"cancelled", "timed_out"}
         return StepProgress(step.name, step.action, "stopped" if stopped else "not run")
-    if run.status != "running" or not could_run:
+    waits = step.action in _WAITING
+    if not could_run or not (waits or run.status == "running"):
         return StepProgress(step.name, step.action, "pending")
     since = max((done[need] for need in step.needs), default=run.started_at)
-    return StepProgress(step.name, step.action, "running", started_at=since)
+    return StepProgress(step.name, step.action, "waiting" if waits else "running", started_at=since)

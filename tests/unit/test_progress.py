@@ -70,6 +70,16 @@ def test_states(status: str, records: list[StepRecord], expected: list[str]) -> 
     assert list(states(status, *records).values()) == expected
 
 
+@pytest.mark.parametrize(
+    ("status", "state"), [("running", "waiting"), ("waiting", "waiting"), ("cancelled", "stopped")]
+)
+@pytest.mark.parametrize("action", [{"wait": {"duration": "1h"}}, {"approval": {}}])
+def test_what_waits_says_so(action: dict[str, Any], status: str, state: str) -> None:
+    spec = {"steps": [{"name": "a", **action}, {"name": "b", "transform": {"value": 1}}]}
+    steps = progress(plan(spec), run(status), []).steps
+    assert [step.state for step in steps] == [state, "not run" if state == "stopped" else "pending"]
+
+
 def test_a_retry_shows_its_attempt_and_reason() -> None:
     shown = progress(plan(SPEC), run("running"), [record("a"), record("b", "failed", again=True)]).steps[1]
     assert (shown.attempt, shown.message, shown.retry_at) == (1, "broken", NOW + timedelta(seconds=5))
