@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+import fake_kube
 import kube_api
 import kube_server
 import pytest
@@ -11,27 +13,32 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MISSING = "no kube-apiserver, etcd and kubectl in KUBEBUILDER_ASSETS or /usr/local/kubebuilder/bin"
+MISSING = "no kube-apiserver, etcd and kubectl in KUBEBUILDER_ASSETS or /usr/local/kubebuilder/bin (or STEPWELL_TEST_KUBE=fake)"
+
+
+REAL = kube_server.assets() is not None and os.environ.get("STEPWELL_TEST_KUBE") != "fake"
 
 
 def pytest_report_header() -> str:
-    return (
-        f"API server: real, from {kube_server.assets()}" if kube_server.assets() else f"API server: the fake; {MISSING}"
-    )
+    return f"API server: real, from {kube_server.assets()}" if REAL else f"API server: the fake; {MISSING}"
 
 
 @pytest.fixture(scope="session")
 def kube() -> Iterator[kube_server.KubeServer]:
     """A real API server with the project's CRDs; skips where there is none."""
-    if kube_server.assets() is None:
+    if not REAL:
         pytest.skip(MISSING)
     with kube_server.kube_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def api(request: pytest.FixtureRequest) -> Iterator[kube_api.Api]:
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
     """The real API server where there is one, else the fake. For tests that need no more than the fake knows."""
-    found = kube_api.of_server(request.getfixturevalue("kube"))
-    yield found
-    found.close()
+    if REAL:
+        found = kube_api.of_server(request.getfixturevalue("kube"))
+        yield found
+        found.close()
+    else:
+        with fake_kube.fake_api(tmp_path_factory.mktemp("fake")) as fake:
+            yield fake

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kube_api import Api
-    from kube_server import KubeServer
 
     from stepwell.settings import Settings
 
@@ -117,7 +116,7 @@ def drill(api: Api, database: str, valkey_server: str, tmp_path: Path) -> Iterat
         api.call("DELETE", drill.path(name))
 
 
-def test_a_kill_at_every_point_loses_and_doubles_nothing(drill: Drill, kube: KubeServer) -> None:
+def test_a_kill_at_every_point_loses_and_doubles_nothing(drill: Drill) -> None:
     for name in ("kept", "goes"):
         drill.workflow(name)
     drill.workflow("cancels", on_delete="Cancel")
@@ -125,13 +124,13 @@ def test_a_kill_at_every_point_loses_and_doubles_nothing(drill: Drill, kube: Kub
     drill.run("of-cancels", "cancels")
     for name in ("unwanted", "short-lived"):
         drill.run(name)
-    with operating.operator(kube, drill.settings):
+    with operating.operator(drill.api, drill.settings):  # type: ignore[arg-type]
         eventually_sync(lambda: all_shown(drill), 30)
     with drill.victims() as victims:
         for point, change in POINTS.items():
             change(drill)
             victims.die(point)
-    with operating.operator(kube, drill.settings):
+    with operating.operator(drill.api, drill.settings):  # type: ignore[arg-type]
         eventually_sync(lambda: all_shown(drill), 30)
         drill.cancelled.append("of-cancels")
         eventually_sync(lambda: dict(drill.rows(STATES)) == expected(drill), 30)

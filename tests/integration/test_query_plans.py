@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, LiteralString
 
 import orjson
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 RUNS, MAINTENANCE, INTAKE, LIVENESS = map(queries.load, ("runs", "maintenance", "intake", "liveness"))
 RUN_OBJECTS, WEBHOOKS = map(queries.load, ("run_objects", "webhooks"))
+RESOURCES, TALLIES = map(queries.load, ("resources", "tallies"))
 
 SIZES = {"young": (300, 2_000, 2_000, 1_000), "middle": (20_000, 6_000, 0, 0), "large": (20_000, 92_000, 8_000, 0)}
 """What is added from size to size: ended, queued, running and waiting runs."""
@@ -41,6 +43,8 @@ UNKNOWN = ["young-unknown", "middle-unknown", "large-unknown"]
 
 BATCHES = (50, 200, 600, 2_000)
 NIL = "00000000-0000-0000-0000-000000000000"
+LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +294,24 @@ def test_a_walk_over_the_history_reads_one_page(world: World) -> None:
     for after in (NIL, world.history.ended[len(world.history.ended) // 2]):
         plan = world.explain(MAINTENANCE["expired_runs"], after=after, limit=1_000)
         assert plan.rows("runs") <= 1_100
+
+
+def test_counting_the_runs_of_all_workflows_reads_each_of_them_once(world: World) -> None:
+    whole = world.explain(TALLIES["count"], after=NIL, until=LAST, page=20_000)
+    assert whole.rows("runs") <= 20_000 + 100, whole.text
+    newest = world.history.ended[-200:]
+    after = world.explain(TALLIES["count"], after=newest[0], until=newest[-1], page=20_000)
+    assert after.rows("runs") <= 200 + 100, f"what was counted is not read again: {after.text}"
+    for count in (50, 5_000):
+        ids = world.history.queued[:count]
+        world.check(world.explain(TALLIES["recount"], ids=uuid_array(ids)), ids, touches=1)
+
+
+def test_the_runs_of_a_deleted_workflow_are_found_among_the_live_ones(world: World) -> None:
+    plan = world.explain(
+        RESOURCES["to_cancel"], namespace="shop-1", workflow=world.history.workflow, before=TOMORROW, limit=500
+    )
+    assert plan.rows("runs") <= 1.1 * world.live + 1_000, plan.text
 
 
 @pytest.mark.parametrize("name", ["orphans", "stranded", "owned", "claimed", "forget_workers"])
