@@ -142,7 +142,9 @@ def test_tokens_are_users(base: KubeServer) -> None:
 
 def starter(kube: KubeServer, user: str, *workflows: str) -> None:
     """Let a user create WorkflowRuns, and start the workflows named (of all, for ``*``)."""
-    rules: list[dict[str, Any]] = [{"apiGroups": ["stepwell.dev"], "resources": ["workflowruns"], "verbs": ["create"]}]
+    rules: list[dict[str, Any]] = [
+        {"apiGroups": ["stepwell.dev"], "resources": ["workflowruns"], "verbs": ["create", "patch"]}
+    ]
     start = {"apiGroups": ["stepwell.dev"], "resources": ["workflows/runs"], "verbs": ["create"]}
     if workflows:
         rules.append(start if workflows == ("*",) else {**start, "resourceNames": list(workflows)})
@@ -165,7 +167,7 @@ def start(kube: KubeServer, user: str, workflow: str, *how: str) -> str:
     run = {
         "apiVersion": "stepwell.dev/v1alpha1",
         "kind": "WorkflowRun",
-        "metadata": {"generateName": "r-"},
+        "metadata": {"name": "applied"} if how else {"generateName": "r-"},
         "spec": {"workflowRef": {"name": workflow}},
     }
     how = how or ("create",)
@@ -179,7 +181,8 @@ def test_whoever_creates_a_run_needs_the_right_to_start_its_workflow(base: KubeS
     assert "you may not start the workflow welcome" in refused
     assert "ask for the verb create on the resource workflows/runs of the API group stepwell.dev" in refused
     assert f"(resource name welcome) in namespace {HERE}" in refused
-    assert start(base, "alice", "welcome", "create", "--dry-run=server") != ""
+    for way in (["create", "--dry-run=server"], ["apply", "--server-side"]):
+        assert "you may not start the workflow welcome" in start(base, "alice", "welcome", *way)
     starter(base, "alice", "welcome")
     eventually_sync(lambda: start(base, "alice", "welcome") == "", 30)
     assert "you may not start the workflow other" in start(base, "alice", "other")
