@@ -240,6 +240,16 @@ async def test_idle_it_asks_nobody() -> None:
     assert bed.database.asked == asked
 
 
+async def test_objects_that_come_together_are_looked_at_together() -> None:
+    objects = [an_object(f"u-{number}") for number in range(1_500)]
+    async with Bed() as bed:
+        for obj in objects:
+            bed.follower.observe(obj)
+        await eventually(lambda: len(bed.database.runs) == len(objects))
+        asked = bed.database.asked
+    assert asked <= 10, "1,000 are asked for in one statement"
+
+
 async def test_a_database_that_is_away_is_waited_for() -> None:
     obj = an_object()
     async with Bed() as bed:
