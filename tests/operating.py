@@ -17,7 +17,7 @@ import pytest
 
 from stepwell.adapters.secrets.local import LocalSecrets
 from stepwell.metrics.operator import OperatorMetrics
-from stepwell.settings import Settings, WorkerSettings
+from stepwell.settings import AdmissionSettings, OperatorSettings, Settings, WorkerSettings
 from stepwell_cli.engine import Engine, engine_on
 from stepwell_operator.context import opened
 from stepwell_operator.process import operate
@@ -136,11 +136,12 @@ def worker(settings: Settings) -> Iterator[WorkerThread]:
 
 
 def settings_for(database: str, redis_url: str, prefix: str = "operating") -> Settings:
-    """Settings of a system that reacts quickly."""
+    """Settings of a system that reacts quickly; its operator serves no webhook."""
     return Settings(
         database_url=database,
         redis_url=redis_url,
         redis_prefix=prefix,
         allow_loopback=True,
         worker=dataclasses.replace(WorkerSettings(), grace=1.0),
+        operator=OperatorSettings(admission=AdmissionSettings(port=0)),
     )
