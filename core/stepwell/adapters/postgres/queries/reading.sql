@@ -32,7 +32,7 @@ ORDER BY p.id DESC;
 -- name: runs
 SELECT r.id::text, r.namespace, w.name, r.status, r.trigger, r.priority, r.created_at, r.started_at, r.finished_at,
   r.cancel_requested_at IS NOT NULL, r.retry_of::text, r.rerun_of::text, r.error->>'reason', r.error->>'step'
-FROM runs r JOIN workflows w ON w.id = r.workflow_id
+FROM runs r, LATERAL (SELECT w.name FROM workflows w WHERE w.id = r.workflow_id OFFSET 0) AS w  -- looked up, not joined
 WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND (r.expires_at IS NULL OR r.expires_at > now())
 ORDER BY r.id DESC;
 
