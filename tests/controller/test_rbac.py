@@ -10,6 +10,7 @@ import kube_access
 import pytest
 from commands import within
 from kube_access import BASE, Access, bind, documents
+from manifests import rendered
 from waiting import eventually_sync
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def base(kube: KubeServer) -> Iterator[KubeServer]:
     """A cluster with deploy/base, as `kubectl apply -k` would have it; taken away again."""
     for name in (kube_access.SYSTEM, HERE, ELSEWHERE):
         kube_access.namespace(kube, name)
-    whole = kube.kubectl("kustomize", str(BASE)).stdout
-    kube.kubectl("apply", "--server-side", "-f", "-", given=whole)
+    parts = [json.dumps(part) for part in rendered("base") if part["kind"] != "CustomResourceDefinition"]
+    kube.kubectl("apply", "--server-side", "-f", "-", given="\n---\n".join(parts))
     for process in PROCESSES:
         bind(kube, process, f"stepwell-{process}")
     for role in ROLES:
