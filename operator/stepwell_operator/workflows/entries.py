@@ -80,6 +80,6 @@ class Entries:
     def readiness(self) -> dict[str, int]:
         """How many there are, by the status of Ready."""
         found = {"True": 0, "False": 0, "Unknown": 0}
-        for entry in self._by_name.values():
+        for entry in self.all():  # a copy: metrics are read in another thread
             found[entry.ready] += 1
         return found
