@@ -1,7 +1,7 @@
 """Carries out the Dockerfile's first stage in a plain folder, and gives the root that the image would have.
 
 The interpreter is the tests' own, and what `pip install -r requirements-*.lock` would fetch is taken from where the tests run:
-exactly the packages that the lock names, no other. ``STEPWELL_IMAGE_PYTHON=/path/to/python3.13`` takes that interpreter and the
+exactly the packages that the lock names, no other. ``STEPWELL_IMAGE_PYTHON=/path/to/bin/python`` takes that interpreter and the
 real pip instead, with a network and half a minute.
 """
 
@@ -89,7 +89,8 @@ def _first_stage(steps: list[tuple[str, str]], folder: Path) -> None:
     programs = folder / "programs"
     _python(programs)
     box = Sandbox(folder / "root", {**_interpreter(), **places, "/programs": programs}, frozenset(places))
-    environment = {"PATH": "/programs:/usr/bin:/bin", "HOME": "/tmp"}
+    first = Path(PYTHON).parent if PYTHON else "/programs"
+    environment = {"PATH": f"{first}:/usr/bin:/bin", "HOME": "/tmp"}
     if PYTHON:  # the cache of whoever tests
         cache = Path.home() / ".cache" / "pip"
         cache.mkdir(parents=True, exist_ok=True)
@@ -126,12 +127,9 @@ def _copy(arguments: list[str], directory: Path) -> None:
 
 def _python(programs: Path) -> None:
     programs.mkdir()
-    if PYTHON:
-        (programs / "python").symlink_to(PYTHON)
-    else:
-        script = programs / "python"
-        script.write_text(INSTALL.format(python=sys.executable))
-        script.chmod(0o755)
+    script = programs / "python"
+    script.write_text(INSTALL.format(python=sys.executable))
+    script.chmod(0o755)
 
 
 def _interpreter() -> dict[str, Path]:

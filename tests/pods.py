@@ -111,7 +111,8 @@ class Node:
             found |= config[each["configMapRef"]["name"]]["data"]
         for each in container.get("env", ()):
             source = each["valueFrom"]["secretKeyRef"]
-            found[each["name"]] = self.secrets[source["name"]][source["key"]]
+            if source["name"] in self.secrets or not source.get("optional"):
+                found[each["name"]] = self.secrets[source["name"]][source["key"]]
         return found
 
     def _cluster(self, pod: dict[str, Any]) -> dict[str, str]:

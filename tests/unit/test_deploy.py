@@ -146,7 +146,9 @@ def test_settings_are_known_and_can_be_read(target: str) -> None:
     assert {*config(target)} <= known
     settings = read(config(target))
     for component in OWN:
-        assert {each["name"] for each in container(target, component)["env"]} == {"DATABASE_URL", "REDIS_URL"}
+        links = {"STEPWELL_APPROVAL_KEY"} if component in {"gateway", "worker"} else set()
+        assert {each["name"] for each in container(target, component)["env"]} == {"DATABASE_URL", "REDIS_URL"} | links
+        assert links <= known
         ports = {each["name"]: each["containerPort"] for each in container(target, component)["ports"]}
         expected = {"metrics": settings.operations.port}
         if component == "gateway":
