@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import time
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from stepwell_gateway.context import Context, opened
 from stepwell_gateway.serving import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from stepwell.domain.secrets import SecretResolver
     from stepwell.engine.ports import ActiveWorkflow
@@ -76,6 +76,7 @@ class Gateway:
     context: Context
     client: httpx.AsyncClient
     store: PostgresIntakeStore = field(repr=False)
+    stop: Callable[[], Awaitable[None]] = field(repr=False)
 
     async def apply(self, *triggers: dict[str, Any], name: str = "welcome", **spec: Any) -> ActiveWorkflow:
         """A workflow of NAMESPACE, active."""
@@ -112,17 +113,20 @@ async def gateway(
     redis_url: str,
     secrets: SecretResolver | None = None,
     change: Callable[[Context], Context] = lambda context: context,
+    *,
+    last: float = 0,
     **fields: Any,
 ) -> AsyncIterator[Gateway]:
     """Serving on a free port; ``fields`` are of GatewaySettings."""
     settings = Settings(database_url=dsn, redis_url=redis_url, gateway=GatewaySettings(**fields))
     async with (
         opened(settings, secrets or vendors_secrets()) as context,
-        serving(change(context), address="127.0.0.1", port=0, last=0) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        AsyncExitStack() as server,
         Session(dsn, "test") as session,
     ):
-        yield Gateway(dsn, port, context, client, PostgresIntakeStore(session))
+        port = await server.enter_async_context(serving(change(context), address="127.0.0.1", port=0, last=last))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Gateway(dsn, port, context, client, PostgresIntakeStore(session), server.aclose)
 
 
 class ClockAt:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
@@ -39,13 +40,15 @@ async def serving(context: Context, *, address: str, port: int, last: float = LA
     gate = Gate(context.settings.gateway.connections)
     server = _server(application(context), gate)
     listener = _bound(address, port)
+    spare = listener.dup()  # uvloop takes the other one, and closes it with who waits in its queue
     await server.startup(sockets=[listener])
     work = [asyncio.ensure_future(server.main_loop()), asyncio.ensure_future(_sweeping(server))]
     try:
         yield listener.getsockname()[1]
         context.stopping.set()
-        await _let_go(server, gate, last)
+        await _let_go(server, gate, spare, last)
     finally:
+        spare.close()
         context.stopping.set()
         await server.shutdown(sockets=[listener])
         for task in work:
@@ -85,9 +88,9 @@ async def _sweeping(server: uvicorn.Server) -> None:
         sweep(_connections(server), loop.time())
 
 
-async def _let_go(server: uvicorn.Server, gate: Gate, last: float) -> None:
+async def _let_go(server: uvicorn.Server, gate: Gate, spare: socket.socket, last: float) -> None:
     """Every answer closes its connection now, so that clients turn to others before the port is closed to them; and who
-    has connected, but not sent yet, may still send.
+    has connected by then, but not sent yet, may still send.
     """
     gate.draining = True
     for connection in list(_connections(server)):
@@ -95,10 +98,31 @@ async def _let_go(server: uvicorn.Server, gate: Gate, last: float) -> None:
     await asyncio.sleep(last)
     for listening in server.servers:
         listening.close()
+    await _take_in(server, spare)
     for _ in range(round(last / STEP)):
         if not _connections(server):
             break
         await asyncio.sleep(STEP)
+
+
+async def _take_in(server: uvicorn.Server, spare: socket.socket) -> None:
+    """Close the port, and serve those whom the kernel had let in before."""
+    waiting: list[socket.socket] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            waiting.append(spare.accept()[0])
+    spare.close()
+    loop = asyncio.get_running_loop()
+    for taken in waiting:
+        taken.setblocking(False)  # noqa: FBT003 - the name says it
+        await loop.connect_accepted_socket(lambda: _protocol(server), taken)
+
+
+def _protocol(server: uvicorn.Server) -> asyncio.Protocol:
+    """As uvicorn makes one for each connection."""
+    made: Any = server.config.http_protocol_class
+    protocol: asyncio.Protocol = made(config=server.config, server_state=server.server_state, app_state={})
+    return protocol
 
 
 def _connections(server: uvicorn.Server) -> set[Connection]:
