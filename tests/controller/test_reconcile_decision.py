@@ -26,6 +26,7 @@ from stepwell.domain.ids import uuid7
 from stepwell.domain.secrets import Trouble
 from stepwell.metrics.operator import OperatorMetrics
 from stepwell_operator.workflows import refresh as refreshing
+from stepwell_operator.workflows.cluster import Listed
 from stepwell_operator.workflows.counting import Counting
 from stepwell_operator.workflows.decide import (
     Facts,
@@ -41,6 +42,7 @@ from stepwell_operator.workflows.entries import Entries
 from stepwell_operator.workflows.refresh import Pace, Refresh
 from stepwell_operator.workflows.resource import Resource, TriggerName
 from stepwell_operator.workflows.showing import Showing
+from stepwell_operator.workflows.sweep import Sweep
 from stepwell_operator.workflows.syncer import Syncer
 from stepwell_operator.workflows.tally import Ledger, RunCounts
 
@@ -379,6 +381,55 @@ async def test_a_deletion_of_the_one_before_leaves_the_new_one() -> None:
         desk.syncer.observe(resource("w", uid="new"))
         desk.syncer.gone(GoneResource(ResourceName("default", "w"), "old", cancels=False))
         await eventually(lambda: isinstance(desk.outcome("w"), Synced))
+
+
+# -- sweeping ------------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """What a sweep asks of the API server."""
+
+    def __init__(self, *resources: Resource) -> None:
+        self.objects = {each.name: each for each in resources}
+        self.read_names: list[str] = []
+
+    async def listed(self) -> list[Listed]:
+        return [Listed(each.name, each.uid, each.generation) for each in self.objects.values()]
+
+    async def read(self, name: ResourceName) -> Resource | None:
+        self.read_names.append(name.name)
+        return self.objects.get(name)
+
+
+async def test_a_sweep_makes_up_for_what_was_missed_either_way() -> None:
+    async with Desk() as desk:
+        for name in ("same", "edited", "remade", "gone"):
+            await desk.syncer.observe(resource(name))
+        stood = {each.name: SyncedResource(each.uid, b"", 1, 1) for each in desk.entries.all()}
+        stood[ResourceName("default", "forgotten")] = SyncedResource("forgotten", b"", 1, 1)
+        lost = ResourceName("default", "same")
+        cluster = Cluster(
+            resource("same"), resource("edited", generation=2), resource("remade", uid="other"), resource("new")
+        )  # fmt: skip
+
+        async def known() -> dict[ResourceName, SyncedResource]:
+            return dict(stood)
+
+        desk.database.known = known  # type: ignore[method-assign]
+        sweep = Sweep(desk.database, cluster, desk.entries, desk.syncer, OperatorMetrics())
+        await sweep.run()
+        assert sorted(cluster.read_names) == ["edited", "new", "remade"]
+        await eventually(lambda: sorted(desk.database.gone) == ["forgotten", "gone", "remade"])
+        await eventually(lambda: isinstance(desk.outcome("new"), Synced))
+        entry = desk.entries.get(ResourceName("default", "remade"))
+        assert entry is not None
+        assert entry.uid == "other"
+        cluster.read_names.clear()
+        del stood[lost]  # the database was put back to an earlier state
+        stood[ResourceName("default", "remade")] = SyncedResource("other", b"", 1, 1)
+        stood[ResourceName("default", "new")] = SyncedResource("new", b"", 1, 1)
+        await sweep.run()
+        assert cluster.read_names == ["same"]
 
 
 # -- the pace of writes --------------------------------------------------------------------------------------------------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import operating
 import psycopg
 import pytest
+import services
+from fault_proxy import FaultProxy, Mode
 from kube_api import condition
+from psycopg.conninfo import make_conninfo
 from waiting import eventually_sync
 
 from stepwell.engine.intake import Start
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     import kopf
-    import services
     from kube_api import Api
     from kube_server import KubeServer
 
@@ -335,3 +338,42 @@ def test_what_the_ways_of_kubectl_do(world: World, kube: KubeServer) -> None:
     assert header.split("  ")[0] == "NAME"
     assert row.split()[:2] == ["ways", "True"]
     assert "Synced" in kube.kubectl("describe", "swf", "ways").stdout
+
+
+def test_an_absent_database_is_said_and_waited_for(world: World) -> None:
+    """Through a proxy that turns every connection away for a while."""
+    found: list[FaultProxy] = []
+
+    async def main(thread: operating.Thread) -> None:
+        async with FaultProxy(services.postgres_address(world.settings.database_url or "")) as proxy:
+            found.append(proxy)
+            thread.ready.set()
+            await thread.stopping.wait()
+
+    async def switch(mode: Mode) -> None:
+        found[0].mode = mode
+
+    thread = operating.Thread(main)
+    thread.is_ready()
+    direct, proxy = world.settings, found[0]
+    dsn = make_conninfo(direct.database_url or "", host=proxy.host, port=proxy.port)
+    world.api.create("edited-away", {"steps": STEPS})
+    world.synced("edited-away")
+    world.stop()
+    try:
+        world.settings = replace(direct, database_url=dsn)
+        world.start()
+        world.settings = direct
+        eventually_sync(world.settled, 20)
+        thread.call(switch(Mode.REFUSE))
+        world.api.patch("edited-away", {"spec": {"description": "while the database is away"}})
+        eventually_sync(lambda: world.api.ready("edited-away") == ("False", "DatabaseUnavailable"), 30)
+        thread.call(switch(Mode.PASS))
+        world.synced("edited-away")
+        reasons = eventually_sync(lambda: len(e := [each[1] for each in world.api.events("edited-away")]) >= 3 and e)
+        assert reasons[:3] == ["Synced", "DatabaseUnavailable", "Synced"]
+    finally:
+        world.settings = direct
+        world.stop()
+        thread.stop()
+        world.start()
