@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from gateways import NAMESPACE, gateway, github, hmac_of, trigger
+from http_servers import unused_port
 from raw_client import RawClient, UnansweredError, read_answer
 from waiting import eventually
 
@@ -45,9 +46,7 @@ START = 30.0  # seconds that a process may take to serve on a busy machine
 @asynccontextmanager
 async def process(dsn: str, redis_url: str, **settings: str) -> AsyncIterator[tuple[subprocess.Popen[bytes], int]]:
     """``stepwell gateway`` as a process of its own, and its port, once it serves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STEPWELL_", "KUBE"))}
     environment |= {"DATABASE_URL": dsn, "REDIS_URL": redis_url, "PORT": str(port), "STEPWELL_METRICS_PORT": "0"}
     with tempfile.TemporaryFile() as log:
@@ -293,7 +292,8 @@ async def test_sigterm_under_load_loses_no_answer(database: str, redis_url: str)
     """Every request that was sent on a connection is answered; later ones find the port closed."""
     async with gateway(database, redis_url) as running:
         await running.apply(KEYED)
-        async with process(database, redis_url) as (ending, port):
+        operations = unused_port()
+        async with process(database, redis_url, STEPWELL_METRICS_PORT=str(operations)) as (ending, port):
             answered: dict[str, int] = {}
             lost: list[str] = []
 
@@ -312,6 +312,10 @@ async def test_sigterm_under_load_loses_no_answer(database: str, redis_url: str)
 
             senders = [asyncio.ensure_future(sender(name)) for name in range(8)]
             await eventually(lambda: len(answered) > 200, 20.0)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{operations}") as client:
+                assert (await client.get("/readyz")).json() == {"ready": True, "missing": {}}
+                accepted = f'stepwell_webhook_requests_total{{code="202",namespace="{NAMESPACE}",workflow="welcome"}}'
+                assert accepted in (await client.get("/metrics")).text
             ending.send_signal(signal.SIGTERM)
             await asyncio.gather(*senders)
             assert await asyncio.to_thread(ending.wait, 20) == 0
