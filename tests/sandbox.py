@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ def missing() -> str:
     """Why there is no sandbox here; empty: there is."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "mount namespaces and another user id take root on Linux"
+    if shutil.which("unshare") is None or not Path("/usr/bin/setpriv").exists():
+        return "unshare and setpriv of util-linux are missing"
     tried = subprocess.run(
         ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
     )

@@ -220,6 +220,13 @@ def test_nothing_comes_in_or_goes_out_unless_it_is_named() -> None:
     assert exits == {53, 443, 6443, 5432, 6432, 6379}
 
 
+def test_production_names_the_databases_network() -> None:
+    """The overlay's patch counts rules: it has to hit the one with the databases' ports, and keep all others."""
+    rules = of(rendered("overlays/production"), "NetworkPolicy")["services"]["spec"]["egress"]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [[53, 53], [5432, 6432, 6379], [443, 6443]]
+    assert [[*to] for to in rules[1]["to"]] == [["ipBlock"]]
+
+
 @pytest.mark.parametrize("target", ["base", "overlays/production"])
 def test_workers_reach_no_metadata_service(target: str) -> None:
     (rule,) = of(rendered(target), "NetworkPolicy")["calls"]["spec"]["egress"]
