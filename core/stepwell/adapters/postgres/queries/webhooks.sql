@@ -2,7 +2,9 @@
 
 -- name: ended
 -- Those of some runs that ended, with what they made.
-SELECT r.id::text, r.status, r.output_data, r.error FROM workflow_runs r
+SELECT r.id::text, r.status,
+  CASE WHEN r.output_from IS NULL THEN r.output_data ELSE handed_on(r.id, r.output_from) END, r.error
+FROM runs r
 WHERE r.id = ANY(%(ids)s::uuid[]) AND r.finished_at IS NOT NULL;
 
 -- name: statuses
