@@ -26,6 +26,7 @@ from stepwell.domain.ids import uuid7
 from stepwell.domain.secrets import Trouble
 from stepwell.metrics.operator import OperatorMetrics
 from stepwell_operator.workflows import refresh as refreshing
+from stepwell_operator.workflows import syncer as syncing
 from stepwell_operator.workflows.cluster import Listed
 from stepwell_operator.workflows.counting import Counting
 from stepwell_operator.workflows.decide import (
@@ -352,6 +353,21 @@ async def test_what_the_database_refuses_stops_no_other() -> None:
         await asyncio.gather(*(desk.syncer.observe(resource(f"w{number}")) for number in range(10)))
         assert isinstance(desk.outcome("w3"), Invalid)
         assert all(isinstance(desk.outcome(f"w{number}"), Synced) for number in range(10) if number != 3)
+
+
+async def test_a_defect_that_one_brings_to_light_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = syncing.checked
+
+    def checked(found: Resource, actions: Any) -> Any:
+        if found.name.name == "w1":
+            raise RecursionError
+        return real(found, actions)
+
+    monkeypatch.setattr(syncing, "checked", checked)
+    async with Desk() as desk:
+        await asyncio.gather(*(desk.syncer.observe(resource(f"w{number}")) for number in range(3)))
+        assert isinstance(desk.outcome("w1"), Invalid)
+        assert isinstance(desk.outcome("w2"), Synced)
 
 
 async def test_an_absent_database_is_said_and_waited_for() -> None:

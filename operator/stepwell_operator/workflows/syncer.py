@@ -160,7 +160,7 @@ class Syncer:
             if known is not None and (known.uid, known.digest) == (resource.uid, resource.digest):
                 self._settle(waiting, _synced(resource, known.revision_id), known.workflow_id)
                 continue
-            found = checked(resource, self._actions)
+            found = self._checked(resource)
             await asyncio.sleep(0)  # a check takes a millisecond or more, and others have work to do
             if self._waiting.get(resource.name) is not waiting:
                 continue
@@ -170,6 +170,14 @@ class Syncer:
             else:
                 self._settle(waiting, Invalid(tuple(found)), None)
         return batch
+
+    def _checked(self, resource: Resource) -> NewResource | list[Problem]:
+        """A defect of ours that one resource brings to light must not stop the others, again at every restart."""
+        try:
+            return checked(resource, self._actions)
+        except Exception as exc:
+            log.exception("Workflow %s cannot be checked", resource.name)
+            return [Problem("spec", f"could not be checked, which is a defect of Stepwell; please report it: {exc!r}")]
 
     async def _commit(self, batch: list[tuple[_Waiting, NewResource]]) -> None:
         crashpoint("operator_before_sync")
