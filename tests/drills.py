@@ -1,8 +1,9 @@
 """Drills: a whole system of worker processes under faults, and what must hold once they are over.
 
 ``async with drill(dsn, url) as system:`` gives intake in this process, a receiver that notes every request, and
-``system.worker()``, real ``stepwell worker`` processes. A drill starts runs, breaks something, tells `System.struck` (so
-that it is known what was durable by then and whose effects were in flight), heals it, and ends with `System.over`.
+``system.worker()``, real ``stepwell worker`` processes (forked, see `nursery`). A drill starts runs, breaks something, tells
+`System.struck` (so that it is known what was durable by then and whose effects were in flight), heals it, and ends with
+`System.over`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import os
 import re
 import secrets
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -27,7 +26,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import orjson
 import psycopg
 from http_servers import Received, json_response, response, serve
-from waiting import eventually
+from nursery import nursery
+from waiting import eventually, eventually_sync
 
 from stepwell.actions.registry import default_actions
 from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
@@ -44,13 +44,12 @@ from stepwell.engine.revisions import Revisions
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 
-STEPWELL = Path(sys.executable).with_name("stepwell")
 NAMESPACE = "drill"
 #: Death is declared after 2 s instead of 20: everything that depends on it keeps its proportions.
 SILENCE = 2.0
 HURRY = {"STEPWELL_HEARTBEAT": "300ms", "STEPWELL_TRUST_WINDOW": "1200ms", "STEPWELL_DEATH_SILENCE": f"{SILENCE:g}s"}
 LOOK = 0.02  #: seconds between two looks into the database
-START = 20.0  #: seconds that a worker process may take to register on a busy machine
+START = 45.0  #: seconds that a worker process may take to register: one of CPU, among six at once, beside others' work
 _STEERING = re.compile(r"DATABASE_URL|REDIS_URL|STEPWELL_|KUBERNETES_|PG[A-Z]+")
 _NOT_OURS = re.compile(r"Traceback|never retrieved|please report|is destroyed but it is pending|was never awaited")
 
@@ -152,18 +151,13 @@ class WorkerProcess:
     def __init__(self, environment: dict[str, str], log: Path, *, expendable: bool) -> None:
         self.log = log
         self.expendable = expendable
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [str(STEPWELL), "worker"], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        self._end = log.with_suffix(".end")
+        log.touch()
+        self.pid = nursery().worker(environment, log, self._end)
 
     @property
     def running(self) -> bool:
-        return self._process.poll() is None
+        return not self._end.exists()
 
     @property
     def stalled(self) -> bool:
@@ -172,12 +166,13 @@ class WorkerProcess:
         return state == "T"
 
     def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        if self.running:
+            os.kill(self.pid, number)
 
     async def ended(self, timeout: float = 30.0) -> int:  # noqa: ASYNC109 (a deadline with a message)
         """Its exit code, once it has ended by itself."""
         await eventually(lambda: not self.running, timeout)
-        return self._process.returncode
+        return int(self._end.read_text())
 
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
@@ -188,9 +183,8 @@ class WorkerProcess:
 
     def finish(self) -> None:
         """End it, whatever its state."""
-        if self.running:
-            self._process.kill()
-        self._process.wait()
+        self.signal(signal.SIGKILL)
+        eventually_sync(lambda: not self.running, START)
 
 
 @dataclass(frozen=True)
