@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -55,15 +56,22 @@ def stepwell(
     return run(STEPWELL, *arguments, env=env, stdin=stdin, timeout=timeout)
 
 
-def within(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`stepwell` within this process: the same but for what a process of its own costs, half a second."""
+def within(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, stdin: str = "", folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`stepwell` within this process: the same but for what a process of its own costs, half a second.
+
+    ``folder``: where it is called, if not here. Its log is set up for it alone.
+    """
     output, errors = StringIO(), StringIO()
     argv = ["stepwell", *map(str, arguments)]
     with (
         redirect_stdout(output),
         redirect_stderr(errors),
         patch.dict(os.environ, environment(**(env or {})), clear=True),
-        patch.object(sys, "argv", argv),
+        patch.multiple(sys, argv=argv, stdin=TextIOWrapper(BytesIO(stdin.encode()), "utf-8")),
+        chdir(folder or "."),
+        _log_left_alone(),
     ):
         code = 0
         try:
@@ -71,6 +79,18 @@ def within(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subp
         except SystemExit as ended:
             code = int(ended.code or 0)
     return subprocess.CompletedProcess(argv, code, output.getvalue(), errors.getvalue())
+
+
+@contextmanager
+def _log_left_alone() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import commands
 import psycopg
 import pytest
-from commands import EXAMPLES, STEPWELL, started, stepwell
+from commands import EXAMPLES, STEPWELL, started, stepwell, within
 from http_servers import unused_port
 from waiting import eventually_sync
 
@@ -112,7 +112,7 @@ def test_the_sample_with_nothing_installed_but_the_package(tmp_path: Path) -> No
 
 
 def test_a_workflow_by_name_and_triggers_start_nothing(pure: Path, services: dict[str, str]) -> None:
-    done = stepwell("run", pure, "--workflow", "second", env=services)
+    done = within("run", pure, "--workflow", "second", env=services)
     assert (done.returncode, done.stdout) == (0, '"second"\n'), done.stderr
     with psycopg.connect(services["DATABASE_URL"]) as connection:
         applied = connection.execute("SELECT namespace, name FROM workflows ORDER BY name").fetchall()
@@ -125,7 +125,7 @@ def test_a_workflow_by_name_and_triggers_start_nothing(pure: Path, services: dic
 def test_the_input_from_elsewhere(source: str, pure: Path, tmp_path: Path, services: dict[str, str]) -> None:
     (tmp_path / "input.json").write_text(INPUT)
     given = f"@{tmp_path / 'input.json'}" if source == "file" else "-"
-    done = stepwell("run", pure, "-i", given, env=services, stdin=INPUT)
+    done = within("run", pure, "-i", given, env=services, stdin=INPUT)
     assert (done.returncode, done.stdout) == (0, '{"email":"user@example.com"}\n'), done.stderr
 
 
@@ -135,7 +135,7 @@ def test_the_manifest_from_stdin(services: dict[str, str]) -> None:
 
 
 def test_json_is_the_whole_run(pure: Path, services: dict[str, str]) -> None:
-    done = stepwell("run", pure, "-i", INPUT, "--json", env=services)
+    done = within("run", pure, "-i", INPUT, "--json", env=services)
     run = json.loads(done.stdout)
     assert (run["status"], run["workflow"], run["output"]) == ("succeeded", "first", {"email": "user@example.com"})
     assert [(step["step"], step["attempt"], step["status"]) for step in run["steps"]] == [("pick", 1, "succeeded")]
@@ -210,7 +210,7 @@ def test_a_failure_shows_step_attempt_request_and_answer(tmp_path: Path, service
 
 def test_a_failure_as_json(tmp_path: Path, services: dict[str, str]) -> None:
     manifest = calling(tmp_path, unused_port())
-    done = stepwell("run", manifest, "-i", INPUT, "--json", env=services)
+    done = within("run", manifest, "-i", INPUT, "--json", env=services)
     run = json.loads(done.stdout)
     assert done.returncode == 1
     assert (run["status"], run["error"]["step"]) == ("failed", "notify")
@@ -233,7 +233,7 @@ def test_a_failure_as_json(tmp_path: Path, services: dict[str, str]) -> None:
     ],
 )
 def test_a_bad_input_names_every_problem(given: str, problems: list[str]) -> None:
-    done = stepwell("run", EXAMPLES / "schema.yaml", "-i", given)
+    done = within("run", EXAMPLES / "schema.yaml", "-i", given)
     assert (done.returncode, done.stdout) == (2, "")
     for problem in problems:
         assert problem in done.stderr
@@ -243,7 +243,7 @@ def test_a_bad_input_names_every_problem(given: str, problems: list[str]) -> Non
 def test_a_bad_manifest_starts_nothing(tmp_path: Path) -> None:
     manifest = tmp_path / "bad.yaml"
     manifest.write_text(PURE.replace("transform: {select", "transfrom: {select"))
-    done = stepwell("run", manifest, env={"TMPDIR": str(tmp_path / "none")})
+    done = within("run", manifest, env={"TMPDIR": str(tmp_path / "none")})
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{manifest}:7: spec.steps[0]" in done.stderr
     assert "transfrom" in done.stderr
@@ -261,7 +261,7 @@ def test_a_bad_manifest_starts_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
-    done = stepwell(*arguments)
+    done = within(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in " ".join(done.stderr.split())
 
@@ -271,7 +271,7 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
 
 def test_a_database_that_does_not_answer(pure: Path) -> None:
     url = f"postgresql://postgres@127.0.0.1:{unused_port()}/stepwell"
-    done = stepwell("run", pure, env={"DATABASE_URL": url})
+    done = within("run", pure, env={"DATABASE_URL": url})
     assert (done.returncode, done.stdout) == (3, "")
     assert "PostgreSQL is not available" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -279,7 +279,7 @@ def test_a_database_that_does_not_answer(pure: Path) -> None:
 
 def test_redis_that_does_not_answer_costs_time_only(pure: Path, database: str) -> None:
     env = {"DATABASE_URL": database, "REDIS_URL": f"redis://127.0.0.1:{unused_port()}"}
-    done = stepwell("run", pure, "-i", INPUT, env=env)
+    done = within("run", pure, "-i", INPUT, env=env)
     assert (done.returncode, done.stdout) == (0, '{"email":"user@example.com"}\n'), done.stderr
     assert "Redis is not available" in done.stderr
 
