@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import commands
@@ -10,7 +12,10 @@ import pytest
 from http_servers import unused_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from services import Databases
 
 CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("test-workflow.yaml", {"email": "user@example.com", "age": 20}, {"received": {"email": "user@example.com"}}),
@@ -31,32 +36,45 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[int]:
+    """The port of the examples' receiver while it runs."""
+    port = unused_port()
+    command = [sys.executable, str(commands.EXAMPLES / "receiver.py"), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert process.stderr.readline().startswith(b"receiver: listening on ")
+        yield port
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def services(databases: Databases, valkey_server: str) -> Iterator[dict[str, str]]:
+    """An environment that names running services."""
+    with databases.clone() as dsn:
+        yield {"DATABASE_URL": dsn, "REDIS_URL": valkey_server, "STEPWELL_REDIS_PREFIX": "examples"}
+
+
 def test_every_example_is_run_here() -> None:
     assert {name for name, _, _ in CASES} == {path.name for path in commands.EXAMPLES.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
 def test_it_is_valid(name: str) -> None:
-    done = commands.stepwell("validate", commands.EXAMPLES / name)
+    done = commands.within("validate", commands.EXAMPLES / name)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(("name", "given", "output"), CASES)
 def test_it_does_what_it_says(
-    name: str, given: dict[str, Any], output: Any, database: str, redis_url: str, tmp_path: Path
+    name: str, given: dict[str, Any], output: Any, receiver: int, services: dict[str, str], tmp_path: Path
 ) -> None:
-    port = unused_port()
-    manifest = commands.example(name, port, tmp_path)
-    done = commands.run(
-        *commands.with_receiver(port, "run", manifest, "-i", json.dumps(given)),
-        env={"DATABASE_URL": database, "REDIS_URL": redis_url},
-    )
+    done = commands.within("run", commands.example(name, receiver, tmp_path), "-i", json.dumps(given), env=services)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == output
 
 
-def test_the_seats_of_the_free_plan(database: str, redis_url: str) -> None:
-    env = {"DATABASE_URL": database, "REDIS_URL": redis_url}
-    done = commands.stepwell("run", commands.EXAMPLES / "routing.yaml", "-i", '{"plan":"free","seats":3}', env=env)
+def test_the_seats_of_the_free_plan(services: dict[str, str]) -> None:
+    done = commands.within("run", commands.EXAMPLES / "routing.yaml", "-i", '{"plan":"free","seats":3}', env=services)
     assert done.returncode == 1
     assert "the free plan has one seat, not 3" in done.stderr
