@@ -64,7 +64,7 @@ def history(
     with databases.clone() as dsn:
         env = {"DATABASE_URL": dsn, "REDIS_URL": valkey_server, "STEPWELL_REDIS_PREFIX": "history"}
         for workflow, code in ("pick", 0), ("pick", 0), ("refuse", 1):
-            done = stepwell("run", manifest, "-w", workflow, "-i", '{"email":"\\u001b[31m"}', env=env)
+            done = within("run", manifest, "-w", workflow, "-i", '{"email":"\\u001b[31m"}', env=env)
             assert done.returncode == code, done.stderr
         yield env
 
@@ -84,7 +84,7 @@ def names(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_list_is_newest_first(history: dict[str, str]) -> None:
-    done = stepwell("runs", "list", env=history)
+    done = within("runs", "list", env=history)
     head, *rows = [line.split() for line in done.stdout.splitlines()]
     assert head == ["ID", "WORKFLOW", "STATUS", "TRIGGER", "CREATED", "TOOK"]
     assert [row[1:4] for row in rows] == [
@@ -236,16 +236,16 @@ def test_migrate_and_what_is_said_before(empty_database: str) -> None:
     assert before.returncode == 3
     assert "the database lacks the migrations 0001_initial" in before.stderr
     assert "run `stepwell migrate`" in before.stderr
-    first = stepwell("migrate", env=env)
+    first = within("migrate", env=env)
     assert (first.returncode, first.stdout.splitlines()[0]) == (0, "applied 0001_initial")
-    again = stepwell("migrate", "--json", env=env)
+    again = within("migrate", "--json", env=env)
     assert (again.returncode, again.stdout) == (0, '{"applied":[]}\n')
     assert within("runs", "list", env=env).returncode == 0
 
 
 @pytest.mark.parametrize("command", ["migrate", "worker"])
 def test_processes_say_what_they_miss(command: str) -> None:
-    done = stepwell(command)
+    done = within(command)
     assert done.returncode == 2
     assert "set DATABASE_URL" in done.stderr
 
@@ -264,13 +264,13 @@ def test_a_worker_logs_json_and_drains_on_sigterm(database: str, redis_url: str)
 
 @pytest.mark.parametrize(("name", "value"), [("STEPWELL_LOG", "xml"), ("STEPWELL_SLOTS", "0")])
 def test_a_setting_that_cannot_be_read(name: str, value: str) -> None:
-    done = stepwell("worker", env={name: value})
+    done = within("worker", env={name: value})
     assert done.returncode == 2
     assert done.stderr.startswith(f"stepwell: {name}={value!r}: must be ")
 
 
 def test_version_and_help() -> None:
     assert stepwell("--version").stdout == f"stepwell {VERSION}\n"
-    shown = stepwell("--help").stdout
+    shown = within("--help").stdout
     for command in "run", "validate", "migrate", "worker", "runs":
         assert f" {command} " in shown
