@@ -156,7 +156,10 @@ def test_an_edit_makes_a_revision_and_going_back_the_old_one(world: World) -> No
     assert (second["revision"] != first, second["observedGeneration"]) == (True, 2)
     world.api.patch("edited", {"spec": {"description": None}})
     assert world.synced("edited")["revision"] == first
-    assert [reason for _, reason, _ in world.api.events("edited")][:2] == ["Synced", "Synced"]
+    events = eventually_sync(lambda: len(found := world.api.events("edited")) == 3 and found)
+    assert [(reason, message) for _, reason, message in events] == [
+        ("Synced", f"revision {number} is active") for number in (first, second["revision"], first)
+    ]
 
 
 def test_a_default_written_out_makes_no_revision(world: World) -> None:
@@ -359,6 +362,7 @@ def test_an_absent_database_is_said_and_waited_for(world: World) -> None:
     dsn = make_conninfo(direct.database_url or "", host=proxy.host, port=proxy.port)
     world.api.create("edited-away", {"steps": STEPS})
     world.synced("edited-away")
+    eventually_sync(lambda: world.api.events("edited-away"))  # an Event that waits to be posted ends with its operator
     world.stop()
     try:
         world.settings = replace(direct, database_url=dsn)
