@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, LiteralString
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, LiteralString
 import orjson
 import psycopg
 import pytest
-from history import History, Plan, explain
+from history import History, Plan, explain_over
 from protocol import SECOND, Side, Stage, ending, progress, staged
 
 from stepwell.adapters.postgres import queries
@@ -52,6 +53,7 @@ class World:
     """A filled database and what its planner knows of it."""
 
     history: History
+    connection: psycopg.Connection
     fences: dict[str, int]
     size: str
     statistics: str
@@ -67,7 +69,7 @@ class World:
 
     def explain(self, query: LiteralString, **params: object) -> Plan:
         """See history.explain."""
-        return explain(self.history.dsn, query, params)
+        return explain_over(self.connection, query, params)
 
     def check(self, plan: Plan, ids: Sequence[str], touches: int, steps: int = 0) -> None:
         """Only the ids' own days are read; of these few rows an id, unless all of a small day is cheaper."""
@@ -91,9 +93,10 @@ def day_of(run_id: str) -> str:
 
 
 class Growth:
-    """A database that grows from state to state."""
+    """A database that grows from state to state, and the connection over which statements are explained."""
 
-    def __init__(self, dsn: str, states: list[str]) -> None:
+    def __init__(self, dsn: str, connection: psycopg.Connection, states: list[str]) -> None:
+        self._connection = connection
         self._states = list(states)
         self._history = History.begin(dsn)
         with psycopg.connect(dsn, autocommit=True) as connection:
@@ -105,7 +108,7 @@ class Growth:
     def grow(self, ended: int, queued: int, running: int, waiting: int) -> World:
         """The world with so many more."""
         self._history.fill(ended, queued, running, waiting, self._worker)
-        return World(self._history, self._history.fences(), "growing", "unknown")
+        return self._world("growing", "unknown")
 
     def reach(self, state: str) -> World:
         """The world in this state or, where earlier ones are left out of the run, through them."""
@@ -117,14 +120,24 @@ class Growth:
             if statistics == "fresh":
                 self._history.analyze()
             if self._states.pop(0) == state:
-                return World(self._history, self._history.fences(), size, statistics)
+                return self._world(size, statistics)
+
+    def _world(self, size: str, statistics: str) -> World:
+        return World(self._history, self._connection, self._history.fences(), size, statistics)
 
 
 @pytest.fixture(scope="module")
 def growths(databases: Databases) -> Iterator[list[Growth]]:
     """One database that is analysed now and then, and one that never is."""
-    with databases.clone() as known, databases.clone() as unknown:
-        yield [Growth(known, KNOWN), Growth(unknown, UNKNOWN)]
+    with growing(databases, KNOWN) as known, growing(databases, UNKNOWN) as unknown:
+        yield [known, unknown]
+
+
+@contextmanager
+def growing(databases: Databases, states: list[str]) -> Iterator[Growth]:
+    """A database that is to go through these states."""
+    with databases.clone() as dsn, psycopg.connect(dsn) as connection:
+        yield Growth(dsn, connection, states)
 
 
 @pytest.fixture(scope="module", params=KNOWN + UNKNOWN)
@@ -236,8 +249,7 @@ def test_no_plan_tips_into_a_nested_loop_on_the_way_from_small_to_large(database
     """Where reading all of a day is only just cheaper than its index, an estimate of one row makes the worst of plans: the
     bands are narrow (200 ids among 6,500 runs, 50 among 1,500), so that fixed sizes miss them.
     """
-    with databases.clone() as dsn:
-        growth = Growth(dsn, [])
+    with growing(databases, []) as growth:
         for _ in range(14):
             world = growth.grow(40, 350, 75, 75)
             for count in (50, 200):
