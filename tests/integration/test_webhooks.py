@@ -51,6 +51,8 @@ async def test_the_answers_come_in_the_order_of_the_contract(database: str, redi
         headers |= github(bad)
         suspended = await running.post(bad, headers=headers)
         assert (suspended.status_code, suspended.headers["retry-after"]) == (503, "60")
+        labels = {"namespace": "growth", "workflow": "welcome"}
+        assert running.context.metrics.registry.get_sample_value("stepwell_webhook_suspended_total", labels) == 1
         await running.apply(trigger(), name="other")
         assert (await running.post(b"{}", path="other/hook")).status_code == 202  # fills the quota
         await running.apply(SIGNED, inputSchema=SCHEMA)

@@ -26,6 +26,7 @@ class GatewayMetrics(Collector):
         self._workflows: dict[int, Labels] = {}
         self._requests = Counter(names.WEBHOOK_REQUESTS)
         self._filtered = Counter(names.WEBHOOK_FILTERED)
+        self._suspended = Counter(names.WEBHOOK_SUSPENDED)
         self._accepted = Histogram(names.WEBHOOK_ACCEPTED, names.ACCEPT_SECONDS)
         self._lag = Histogram(names.LOOP_LAG, names.LAG_SECONDS)
         self.accepted = self._accepted.at().observe
@@ -51,6 +52,10 @@ class GatewayMetrics(Collector):
         """A delivery was turned away by the trigger's condition."""
         self._filtered.add(workflow)
 
+    def suspended(self, workflow: Labels) -> None:
+        """A delivery was answered 503, because the workflow is suspended."""
+        self._suspended.add(workflow)
+
     def lagged(self, seconds: float) -> None:
         """The event loop was so late."""
         self._lag.at().observe(seconds)
@@ -59,6 +64,7 @@ class GatewayMetrics(Collector):
         """See Collector; may be called in another thread."""
         yield self._requests.family()
         yield self._filtered.family()
+        yield self._suspended.family()
         yield self._accepted.family()
         yield self._lag.family()
         yield gauge(names.BUILD_INFO, [((VERSION, platform.python_version()), 1)])

@@ -55,6 +55,9 @@ WEBHOOK_ACCEPTED = Description(
 WEBHOOK_FILTERED = Description(
     "stepwell_webhook_filtered_total", "Deliveries that a trigger's condition turned away.", _WORKFLOW
 )
+WEBHOOK_SUSPENDED = Description(
+    "stepwell_webhook_suspended_total", "Deliveries that were answered 503 because their workflow is suspended.", _WORKFLOW
+)
 OPERATOR_WORKFLOWS = Description(
     "stepwell_operator_workflows", "Workflow resources, by the status of their condition Ready.", ("ready",)
 )

@@ -111,6 +111,7 @@ class Hook:
 
     async def _start(self, hook: Found, delivery: Delivery, labels: Labels) -> Accepted | Response:
         if hook.active.suspended:
+            self._context.metrics.suspended(labels)
             message = "the workflow is suspended"
             raise Problem(503, message, headers={"Retry-After": str(RETRY_SUSPENDED)})
         await self._context.quotas.admit(hook.namespace, *_limits(hook))
