@@ -19,7 +19,7 @@ from services import redis_address
 from waiting import eventually
 
 from stepwell.adapters.redis_queue import ReadyQueue
-from stepwell.adapters.redis_queue.connection import CALL_TIMEOUT
+from stepwell.adapters.redis_queue.connection import CALL_TIMEOUT, bounded
 from stepwell.domain.errors import UnavailableError
 from stepwell.engine.ports import ReadyRun
 
@@ -291,6 +291,19 @@ async def test_a_cut_and_refused_network_is_typed_and_heals(redis_url: str) -> N
             await queue.take(1)
         assert proxy.counts["dropped"] == 1
         assert await queue.depth() == {}
+
+
+async def test_a_connection_lost_just_before_its_use_is_typed(redis_url: str) -> None:
+    async with FaultProxy(redis_address(redis_url)) as proxy:
+        _, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        writer.transport.abort()
+        await eventually(lambda: "closed=True" in repr(writer.transport))
+        with pytest.raises(UnavailableError, match=r"marking: Redis is not available: .* is closed"):
+            async with bounded("marking"):
+                writer.writelines([b"SET mark 1"])
+        with pytest.raises(RuntimeError, match="ours"):
+            async with bounded("marking"):
+                raise RuntimeError("ours")
 
 
 async def test_nobody_there_and_no_such_address() -> None:

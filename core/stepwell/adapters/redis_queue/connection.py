@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 1.0  #: seconds
 CALL_TIMEOUT = 2.0  #: seconds that a call may take in all, connecting included
+_CLOSED = "the handler is closed"  # uvloop's words where a connection is lost between redis-py's look at it and its use
 
 
 def connect(url: str) -> Redis:
@@ -53,6 +54,8 @@ async def bounded(doing: str, seconds: float = CALL_TIMEOUT) -> AsyncIterator[No
     except TimeoutError as error:
         msg = f"{doing}: Redis did not answer within {seconds:g} s"
         raise UnavailableError(msg) from error
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _CLOSED not in str(error):
+            raise
         msg = f"{doing}: Redis is not available: {str(error) or type(error).__name__}"
         raise UnavailableError(msg) from error
