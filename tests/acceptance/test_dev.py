@@ -138,6 +138,10 @@ class Dev:
 
     def stepwell(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another command in the same folder."""
+        return commands.within(*arguments, folder=self.folder)
+
+    def refused(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same in a process of its own: one that would go on for ever if it were not refused."""
         with self.other(*arguments) as process:
             output, errors = process.communicate(timeout=commands.TIMEOUT)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
@@ -329,8 +333,15 @@ def test_secrets_from_a_file_and_beside_the_manifests(light: Dev, receiver: Rece
 # -- runs that outlive it ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "ordered"])
-def test_a_run_in_flight_goes_on_at_the_next_start(dev: Dev, receiver: Receiver, signals: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("services", "signals"),
+    [("dev", [signal.SIGKILL]), ("light", [signal.SIGINT, signal.SIGINT])],
+    ids=["killed with its servers", "ordered"],
+)
+def test_a_run_in_flight_goes_on_at_the_next_start(
+    services: str, signals: list[int], receiver: Receiver, request: pytest.FixtureRequest
+) -> None:
+    dev: Dev = request.getfixturevalue(services)
     (dev.folder / "calls.yaml").write_text(CALLS.format(port=receiver.port))
     dev.start()
     with dev.other("run", "calls.yaml") as client:
@@ -439,7 +450,7 @@ def test_a_port_that_is_taken_is_named(light: Dev) -> None:
 def test_a_second_one_is_refused_and_names_the_first(light: Dev) -> None:
     dev = light
     dev.start()
-    done = dev.stepwell("dev")
+    done = dev.refused("dev")
     assert dev.process
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == (
@@ -460,7 +471,7 @@ def test_a_second_one_is_refused_and_names_the_first(light: Dev) -> None:
 )
 def test_wrong_usage(dev: Dev, arguments: list[str], message: str) -> None:
     (dev.folder / "bad.yaml").write_text("{}\n")
-    done = dev.stepwell("dev", *arguments)
+    done = dev.refused("dev", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
@@ -470,7 +481,7 @@ def test_a_database_of_ones_own_is_shared_with_others(light: Dev, database: str)
     dev = light
     theirs = dev.folder / "theirs.yaml"
     theirs.write_text(pure("theirs"))
-    assert commands.stepwell("run", theirs, env=dev.env).returncode == 0
+    assert commands.within("run", theirs, env=dev.env).returncode == 0
     (dev.folder / "flows").mkdir()
     (dev.folder / "flows" / "ours.yaml").write_text(pure("ours"))
     dev.start("flows")
@@ -489,7 +500,7 @@ def test_json_lines(light: Dev) -> None:
     (dev.folder / "hello.yaml").write_text(pure("hello"))
     command = [str(commands.STEPWELL), "dev", "--json"]
     with subprocess.Popen(
-        command, cwd=dev.folder, env=commands.environment(**dev.env), stdout=subprocess.PIPE, text=True
+        command, cwd=dev.folder, env=commands.environment(PORT="0", **dev.env), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         events = []
