@@ -26,7 +26,7 @@ from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 if TYPE_CHECKING:
     from drills import System, WorkerProcess
 
-SECONDS = float(os.environ.get("STEPWELL_CHAOS_SECONDS", "10"))
+SECONDS = float(os.environ.get("STEPWELL_CHAOS_SECONDS", "5"))
 SEED = int(os.environ.get("STEPWELL_CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
 WORKERS = 3
 HEALING = 30.0  #: seconds within which work goes on after every fault
