@@ -2,7 +2,9 @@
 
 What bounds the latency: an offer that is lost is made again by the leader, which looks every second for runs that have
 been queued for two (`QUIET` of `maintenance/readd.py`). A Redis that is silent is noticed after `IDLE_WAIT` of
-`dispatch.py` and the call's own limit, 3.2 s together; from then on nobody waits for it.
+`dispatch.py` and the call's own limit, 3.2 s together; from then on nobody waits for it: runs end once the next look into
+PostgreSQL found them, after 0.75 s at most (`FALLBACK_PAUSE`). Whoever still waited would take 3.2 s, and a start that
+waited for its offer `CALL_TIMEOUT`, 2 s: the bounds are just below, so that a slow machine has all that is between.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import services
 from fault_proxy import FaultProxy, Mode
 from waiting import eventually
 
+from stepwell.adapters.redis_queue.connection import CALL_TIMEOUT
 from stepwell_cli.embedded import EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 NOTICED = 3.2  #: seconds until idle workers notice that Redis is silent
 OFFERED = 3.0  #: seconds until a lost offer is made again
-SLACK = 2.0  #: seconds for a busy machine
+SLACK = 3.0  #: seconds for 20 runs that nobody holds up, on a busy machine; less than NOTICED
 
 LOST = "straight from PostgreSQL until Redis is back"
 BACK = "Redis is back after"
@@ -127,7 +130,7 @@ async def test_a_redis_that_is_killed_and_comes_back_empty_costs_no_run(
         await uses_the_queue(system, running_valkey.url)
         await system.over()
         told_once(system)
-        assert max(system.latencies) < SLACK, "a start waited for Redis"
+        assert max(system.latencies) < CALL_TIMEOUT, "a start waited for Redis"
         assert system.repeated == set()
 
 
@@ -174,4 +177,4 @@ async def done_without(system: System, noticed: float) -> None:
     await eventually(lambda: all(len(w.lines(LOST)) > len(w.lines(BACK)) for w in system.workers))
     for _ in range(3):
         assert await system.ended(await system.start(20)) < SLACK
-    assert max(system.latencies) < 1.0, "a start waited for Redis"
+    assert max(system.latencies) < CALL_TIMEOUT, "a start waited for Redis"
