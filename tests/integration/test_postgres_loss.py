@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from waiting import eventually
 
 from stepwell.adapters.postgres.liveness import Liveness
-from stepwell.adapters.postgres.session import Session
+from stepwell.adapters.postgres.session import CUT_TIMEOUT, Session
 from stepwell.domain.errors import UnavailableError
 from stepwell_cli.embedded import EmbeddedPostgres
 
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from drills import System, WorkerProcess
 
 QUICK_RECOVERY = {"recovery_init_sync_method": "syncfs"}  #: instead of a sync of each of thousands of files
-AGAIN = 8.0  #: seconds after which everybody is connected again: back-offs of two, a beat, and a busy machine
+AGAIN = 15.0
+"""Seconds after which everybody is connected again: a connect that began in the silence (5 s), a back-off (2), a beat, and
+as much again for a busy machine. Whoever still waited for a statement's own limit would take 30.
+"""
+LIBPQ = 2.0  #: seconds, the least that libpq waits while it connects
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +247,7 @@ async def test_a_worker_starts_before_its_database_and_ends_without_it(
         leaving = await system.worker(ready=False)
         await eventually(lambda: early.lines("not available") and leaving.lines("not available"), drills.START)
         leaving.signal(signal.SIGTERM)
-        assert await leaving.ended(5) == 0
+        assert await leaving.ended(15) == 0
         await asyncio.to_thread(postgres.start)
         await system.registered(early)
         await system.ended(await system.start(10))
@@ -277,7 +281,7 @@ async def test_a_statement_without_an_answer_ends_with_its_patience(database: st
         began = time.monotonic()
         with pytest.raises(UnavailableError, match=r"did not answer within 0\.3 s"):
             await session.execute("SELECT 2")
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 0.3 + CUT_TIMEOUT, "the cut itself takes no time"
         proxy.mode = Mode.PASS
         assert await session.execute("SELECT 3") == [(3,)]
 
@@ -295,7 +299,7 @@ async def test_a_cancelled_statement_ends_at_once_on_a_silent_network(database: 
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < CUT_TIMEOUT
         proxy.mode = Mode.PASS
         assert await session.execute("SELECT 3") == [(3,)]
 
@@ -308,7 +312,7 @@ async def test_a_heartbeat_ends_with_its_deadline_and_the_next_one_connects_agai
         began = time.monotonic()
         with pytest.raises(UnavailableError):
             await asyncio.to_thread(liveness.beat, worker)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < LIBPQ, "the deadline is 0.3 s, and nobody connects again within this beat"
         proxy.mode = Mode.PASS
         assert await asyncio.to_thread(liveness.beat, worker)
         await asyncio.to_thread(liveness.close)
