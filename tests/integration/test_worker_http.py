@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 CANARY = "c4n4ry"
 BROKEN = {"steps": [{"name": "stop", "fail": {"message": "{{ run.input.n }} is not welcome"}}]}
-START = 20.0  #: seconds that a process may take to serve on a busy machine
-OUTAGE = 6.0  #: seconds in which an outage shows: a window of trust, and some for the machine
+OUTAGE = 15.0  #: seconds in which an outage shows: a window of trust (1.2), a beat's deadline (3), and the machine
 
 
 class Port:
@@ -54,7 +53,7 @@ class Port:
         assert (answer.status_code == 200) == body["ready"] == (not body["missing"])
         return set(body["missing"])
 
-    async def ready(self, timeout: float = START) -> None:  # noqa: ASYNC109 (a deadline)
+    async def ready(self, timeout: float = drills.START) -> None:  # noqa: ASYNC109 (a deadline)
         async def answers() -> bool:
             return await self.status("/readyz") == 200
 
@@ -80,7 +79,7 @@ async def operated(system: System, **settings: str) -> AsyncIterator[tuple[Worke
             assert worker.running, worker.text()
             return await port.status("/healthz") == 200
 
-        await eventually(alive, START, pause=drills.LOOK)
+        await eventually(alive, drills.START, pause=drills.LOOK)
         yield worker, port
 
 
