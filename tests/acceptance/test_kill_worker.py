@@ -157,7 +157,7 @@ async def test_a_drain_ends_with_its_grace_period(database: str, valkey_server: 
         await eventually(lambda: system.receiver.holding == 5)
         leaving.signal(signal.SIGTERM)
         await system.struck("SIGTERM with a short grace period", repeats=True)
-        assert await leaving.ended(5) == 0
+        assert await leaving.ended(15) == 0, "the default grace period is 45 s"
         assert await system.statuses() == {"queued": 5}
         assert await system.rows("SELECT id FROM runs WHERE suspicion > 0") == []
         system.receiver.open.set()
