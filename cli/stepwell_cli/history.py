@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stepwell.adapters.postgres.history_store import Page, RunRecord, RunState, Selection, StepRecord
     from stepwell.domain.documents import JsonObject
-    from stepwell_cli.server.target import Where
+    from stepwell_cli.server.where import Where
 
 
 class History(Protocol):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from stepwell_cli.server.where import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON on stdout, for programs.")]
 Server = Annotated[
@@ -38,3 +45,28 @@ Data = Annotated[
     str | None, typer.Option("--data", metavar="JSON|@FILE|-", help="A document for the steps that follow.")
 ]
 StepName = Annotated[str, typer.Argument(metavar="STEP", help="The step that asks.")]
+
+
+def reaching(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command, whose first parameter is ``where``, the options that say which gateway it talks to.
+
+    ``namespace`` is among them, unless the command has it itself.
+    """
+    options = {"namespace": Namespace, "server": Server, "context": Context, "service_account": Account}
+    own = inspect.signature(command, eval_str=True).parameters
+    mine = [parameter for name, parameter in own.items() if name != "where"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in options.items()
+        if name not in own
+    ]
+
+    @functools.wraps(command)
+    def reached(**given: Any) -> None:
+        where = Where(**{name: given[name] for name in options})
+        command(where, **{parameter.name: given[parameter.name] for parameter in mine})
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in mine] + added
+    reached.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    reached.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return reached

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stepwell_cli.interrupts import Interrupts
     from stepwell_cli.progress import Progress
-    from stepwell_cli.server.target import Where
+    from stepwell_cli.server.where import Where
 
 FAILED = 1  # the exit code
 WATCH_PERIOD = 0.25  # seconds

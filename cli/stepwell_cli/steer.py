@@ -14,7 +14,7 @@ from stepwell_cli.sources import read_input
 if TYPE_CHECKING:
     from stepwell_cli.interrupts import Interrupts
     from stepwell_cli.server.client import Client, Event
-    from stepwell_cli.server.target import Where
+    from stepwell_cli.server.where import Where
 
 FAILED = 1  # the exit code
 PRIORITIES = ("Low", "Normal", "High")
