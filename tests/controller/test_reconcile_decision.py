@@ -375,8 +375,10 @@ async def test_an_absent_database_is_said_and_waited_for() -> None:
         desk.database.away = True
         await desk.syncer.observe(resource("w"))
         assert isinstance(desk.outcome("w"), Unavailable)
+        assert desk.entries.unsynced() == 1
         desk.database.away = False
         await eventually(lambda: isinstance(desk.outcome("w"), Synced))
+        assert desk.entries.unsynced() == 0
 
 
 async def test_the_newest_state_is_synced_and_a_deletion_forgets_it() -> None:

@@ -102,8 +102,8 @@ CASES = (
     Case("StepwellWebhookErrors", {HOOK % 500: "0+2x60"}, {HOOK % 500: "0+1x60"}, 10, {}, 5),
     Case("StepwellWebhookErrors", {HOOK % 503: "0+60x60", HOOK % 202: "0+100x60"},
          {HOOK % 503: "0+60x60", HOOK % 202: "0+100x60", 'stepwell_webhook_suspended_total{namespace="a", workflow="w"}': "0+60x60"}, 10, {}, 5),
-    Case("StepwellWorkflowsNotSynced", {'stepwell_operator_workflows{ready="Unknown"}': "1x60"},
-         {'stepwell_operator_workflows{ready="Unknown"}': "0x60", 'stepwell_operator_workflows{ready="False"}': "5x60"}, 11, {}, 9),
+    Case("StepwellWorkflowsNotSynced", {"stepwell_operator_unsynced": "1x60"},
+         {"stepwell_operator_unsynced": "0x5 3x8 0x50", 'stepwell_operator_workflows{ready="False"}': "5x60"}, 11, {}, 9),
 )  # fmt: skip
 
 

@@ -56,10 +56,15 @@ WEBHOOK_FILTERED = Description(
     "stepwell_webhook_filtered_total", "Deliveries that a trigger's condition turned away.", _WORKFLOW
 )
 WEBHOOK_SUSPENDED = Description(
-    "stepwell_webhook_suspended_total", "Deliveries that were answered 503 because their workflow is suspended.", _WORKFLOW
+    "stepwell_webhook_suspended_total",
+    "Deliveries that were answered 503 because their workflow is suspended.",
+    _WORKFLOW,
 )
 OPERATOR_WORKFLOWS = Description(
     "stepwell_operator_workflows", "Workflow resources, by the status of their condition Ready.", ("ready",)
+)
+OPERATOR_UNSYNCED = Description(
+    "stepwell_operator_unsynced", "Workflow resources whose newest state is not in the database yet."
 )
 OPERATOR_SYNC = Description("stepwell_operator_sync_seconds", "From seeing a changed Workflow to its commit.")
 OPERATOR_STATUS_WRITES = Description(

@@ -15,10 +15,13 @@ from stepwell.version import VERSION
 
 
 class OperatorMetrics(Collector):
-    """Counts; no label comes from users. ``look`` gives the number of Workflows by the status of their Ready."""
+    """Counts; no label comes from users. ``look`` gives the number of Workflows by the status of their Ready, ``unsynced`` of
+    those that are not in the database as they stand.
+    """
 
     def __init__(self) -> None:
         self.look: Callable[[], Mapping[str, int]] = dict
+        self.unsynced: Callable[[], int] = int
         self._events = Counter(names.OPERATOR_EVENTS)
         self._writes = Counter(names.OPERATOR_STATUS_WRITES)
         self._swept = Counter(names.OPERATOR_SWEPT)
@@ -57,4 +60,5 @@ class OperatorMetrics(Collector):
         yield self._sync.family()
         yield self._lag.family()
         yield gauge(names.OPERATOR_WORKFLOWS, [((ready,), float(count)) for ready, count in self.look().items()])
+        yield gauge(names.OPERATOR_UNSYNCED, [((), float(self.unsynced()))])
         yield gauge(names.BUILD_INFO, [((VERSION, platform.python_version()), 1)])

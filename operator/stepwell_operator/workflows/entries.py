@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stepwell_operator.workflows.decide import Facts, Outcome, Status, Synced
+from stepwell_operator.workflows.decide import Facts, Outcome, Status, Synced, Unavailable
 
 if TYPE_CHECKING:
     from stepwell.adapters.postgres.resource_store import ResourceName
@@ -83,3 +83,7 @@ class Entries:
         for entry in self.all():  # a copy: metrics are read in another thread
             found[entry.ready] += 1
         return found
+
+    def unsynced(self) -> int:
+        """How many were not brought into the database yet as they stand, or could not be."""
+        return sum(entry.outcome is None or isinstance(entry.outcome, Unavailable) for entry in self.all())

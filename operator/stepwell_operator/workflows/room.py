@@ -52,6 +52,7 @@ async def workflows(
     )
     register(registry, syncer, entries, showing)
     context.metrics.look = entries.readiness
+    context.metrics.unsynced = entries.unsynced
     context.work("sync", syncer.run())
     for number in range(WRITERS):
         context.work(f"status {number}", showing.run())
