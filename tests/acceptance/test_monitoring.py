@@ -153,9 +153,9 @@ def test_every_query_of_dashboard_and_rules_finds_data(system: System, watching:
 
     with system.load(*NORMAL, "broken", "paused"):
         system.miss_ticks()
+        skipped = fires(watching, "StepwellScheduleSkipped")["StepwellScheduleSkipped"]
         with contextlib.suppress(AssertionError):
             eventually_sync(lambda: empty() <= expected, SOON)
-        skipped = fires(watching, "StepwellScheduleSkipped")["StepwellScheduleSkipped"]
     assert skipped["labels"]["reason"] == "Missed"
     assert empty() == expected
     for name in NEVER:
