@@ -24,7 +24,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.meters import Meters, rss_of
-from bench.steady import steady
+from bench.steady import saturated, spread
 from bench.system import Client, client, finished, receiver, workers
 from bench.webhooks import webhooks
 from bench.workloads import INPUT, WORKLOADS
@@ -130,7 +130,10 @@ def measure(rounds: int, scale: float) -> dict[str, Any]:
                 found = uvloop.run(latency(dsn, valkey.url, name, port))
                 results[name][-1].update(found)
             dsn = fresh(server, valkey.url, next(numbers))
-            results["one_step"][-1].update(uvloop.run(steady(dsn, valkey.url, "one_step")))
+            found = uvloop.run(saturated(dsn, valkey.url, "one_step"))
+            dsn = fresh(server, valkey.url, next(numbers))
+            found |= uvloop.run(spread(dsn, valkey.url, "one_step", found["steady_runs_per_s"]))
+            results["one_step"][-1].update(found)
             dsn = fresh(server, valkey.url, next(numbers))
             results.setdefault("webhook", []).append(uvloop.run(webhooks(dsn, valkey.url)))
     return {name: _medians(found) for name, found in results.items()}
