@@ -105,8 +105,8 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
         (b"HTTP/1.1 204 No Content\r\n\r\n", None),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + json_response("7"), 7),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n", [1]),
-        (response(gzip.compress(b"[1]"), "Content-Encoding: gzip"), [1]),
-        (response(gzip.compress(b"[1") + gzip.compress(b"]"), "Content-Encoding: x-gzip"), [1]),
+        (response(gzip.compress(b"[1]", mtime=0), "Content-Encoding: gzip"), [1]),
+        (response(gzip.compress(b"[1", mtime=0) + gzip.compress(b"]", mtime=0), "Content-Encoding: x-gzip"), [1]),
         (response(zlib.compress(b"[1]"), "Content-Encoding: deflate"), [1]),
         (response(b"", "Content-Encoding: gzip"), None),
     ],
@@ -165,8 +165,8 @@ async def test_http_is_bounded_and_holds_no_credentials() -> None:
         (response(b"x", "Content-Type: text/plain; charset=klingon"), "does not read"),
         (response(b"\x89PNG\r\n\xff", "Content-Type: image/png"), "binary"),
         (response(b"not gzip", "Content-Encoding: gzip"), "cannot be read"),
-        (response(gzip.compress(b"x" * 999)[:-9], "Content-Encoding: gzip"), "ends too early"),
-        (response(gzip.compress(b"") * 99, "Content-Encoding: gzip"), "members"),
+        (response(gzip.compress(b"x" * 999, mtime=0)[:-9], "Content-Encoding: gzip"), "ends too early"),
+        (response(gzip.compress(b"", mtime=0) * 99, "Content-Encoding: gzip"), "members"),
         (response(b"x", "Content-Encoding: br"), "reads gzip and deflate"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "not valid HTTP"),
         (b"\x00\x01\x02 garbage\r\n\r\n", "not valid HTTP"),
@@ -199,7 +199,7 @@ async def test_an_endless_body_is_cut_at_the_limit(encoding: str) -> None:
 
 
 async def test_a_gzip_bomb_is_not_unpacked() -> None:
-    bomb = gzip.compress(bytes(50_000_000))
+    bomb = gzip.compress(bytes(50_000_000), mtime=0)
     async with serve(response(bomb, "Content-Encoding: gzip")) as server:
         tracemalloc.start()
         try:
@@ -212,7 +212,7 @@ async def test_a_gzip_bomb_is_not_unpacked() -> None:
 
 
 async def test_a_body_of_exactly_the_limit() -> None:
-    for answer in (response(b"x" * 1000), response(gzip.compress(b"x" * 1000), "Content-Encoding: gzip")):
+    for answer in (response(b"x" * 1000), response(gzip.compress(b"x" * 1000, mtime=0), "Content-Encoding: gzip")):
         async with serve(answer) as server:
             assert (await perform({"url": server.url, "maxResponseBytes": 1000})).output == "x" * 1000
             assert (await failure({"url": server.url, "maxResponseBytes": 999})).reason == "ResponseTooLarge"

@@ -340,7 +340,7 @@ HIDDEN = [
     response(b"", status=f"500 {TOKEN}"),
     response(b"", status=f"500 {'x' * 60}{TOKEN}"),
     response(b"", f"X-Echo: {'x' * 1018}{TOKEN}", status="500 Oops"),
-    response(gzip.compress(TOKEN.encode()), "Content-Encoding: gzip", status="500 Oops"),
+    response(gzip.compress(TOKEN.encode(), mtime=0), "Content-Encoding: gzip", status="500 Oops"),
     response(TOKEN.encode(), f"Content-Encoding: {TOKEN}"),
     response(TOKEN.encode(), f"Content-Type: text/plain; charset={'x' * 30}{TOKEN}"),
     response(f'{{"a": {TOKEN}'.encode(), "Content-Type: application/json"),

@@ -138,7 +138,7 @@ TEXT = "Content-Type: text/plain; charset=utf-8"
 ANSWERS: dict[str, Callable[[Received], bytes]] = {
     "json": lambda r: response(in_json(r), JSON),
     "text": lambda r: response(in_text(r), TEXT),
-    "zipped": lambda r: response(gzip.compress(in_json(r)), JSON, "Content-Encoding: gzip"),
+    "zipped": lambda r: response(gzip.compress(in_json(r), mtime=0), JSON, "Content-Encoding: gzip"),
     "headers": lambda r: response(b"{}", *header_lines(r)),
     "unexpected": lambda r: response(in_json(r), JSON, status="201 Created"),
     "error": lambda r: response(in_json(r), JSON, status=f"500 no {first(r)}"),
