@@ -264,6 +264,7 @@ def in_logs(records: list[logging.LogRecord]) -> Iterator[tuple[str, str]]:
 
 
 def in_exceptions() -> Iterator[tuple[str, str]]:
+    gc.collect()  # what nobody holds any more is nobody's to read; aiohttp's own errors quote headers, in cycles
     for candidate in gc.get_objects():
         if isinstance(candidate, BaseException) and type(candidate).__module__.split(".")[0] in {
             "stepwell",
