@@ -36,7 +36,7 @@ run: $(READY) ## Run the sample (FILE=… INPUT=… for another) and show the ta
 	@$(BIN)/python examples/receiver.py -- $(BIN)/stepwell run $(FILE) -i '$(INPUT)' --tables
 
 test: $(READY) ## Run the tests (ARGS=… goes to pytest)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## Break things at random for five minutes (STEPWELL_CHAOS_SECONDS, STEPWELL_CHAOS_SEED)
 	@STEPWELL_CHAOS_SECONDS=$${STEPWELL_CHAOS_SECONDS:-300} $(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -83,9 +83,11 @@ class Api:
         return [(item["type"], item["reason"], item["message"]) for item in mine]
 
     def clear(self) -> None:
-        """Delete every Workflow."""
-        for item in self.all():
-            self.delete(item["metadata"]["name"], item["metadata"]["namespace"])
+        """Delete every Workflow and WorkflowRun."""
+        for kind in ("workflows", "workflowruns"):
+            for item in self.call("GET", f"{GROUP}/{kind}")["items"] or []:
+                name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+                self.call("DELETE", f"{GROUP}/namespaces/{namespace}/{kind}/{name}")
 
     def _path(self, name: str, namespace: str) -> str:
         return f"{GROUP}/namespaces/{namespace}/workflows/{name}"

@@ -24,7 +24,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def kube() -> Iterator[kube_server.KubeServer]:
+def kube_of_all() -> Iterator[kube_server.KubeServer]:
     """A real API server with the project's CRDs; skips where there is none."""
     if not REAL:
         pytest.skip(MISSING)
@@ -33,12 +33,26 @@ def kube() -> Iterator[kube_server.KubeServer]:
 
 
 @pytest.fixture(scope="session")
-def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
+def fake_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
+    with fake_kube.fake_api(tmp_path_factory.mktemp("fake")) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def kube(kube_of_all: kube_server.KubeServer) -> Iterator[kube_server.KubeServer]:
+    """The real API server, which the module leaves without an object of ours to the next one."""
+    yield kube_of_all
+    kube_of_all.kubectl("delete", "workflows.stepwell.dev,workflowruns.stepwell.dev", "--all", "-A", "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def api(request: pytest.FixtureRequest) -> Iterator[kube_api.Api]:
     """The real API server where there is one, else the fake. For tests that need no more than the fake knows."""
     if REAL:
         found = kube_api.of_server(request.getfixturevalue("kube"))
         yield found
         found.close()
     else:
-        with fake_kube.fake_api(tmp_path_factory.mktemp("fake")) as fake:
-            yield fake
+        found = request.getfixturevalue("fake_of_all")
+        yield found
+        found.clear()

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 import operating
 import psycopg
-from kube_api import GROUP, of_server
+from kube_api import GROUP
 from waiting import eventually_sync
 
 if TYPE_CHECKING:
+    from kube_api import Api
     from kube_server import KubeServer
 
 NAMESPACE = "goes-away"
 SPEC = {"steps": [{"name": "pick", "transform": {"value": "{{ input }}"}}]}
 
 
-def test_a_namespace_goes_without_the_operator(kube: KubeServer, database: str, valkey_server: str) -> None:
+def test_a_namespace_goes_without_the_operator(kube: KubeServer, api: Api, database: str, valkey_server: str) -> None:
     def rows(query: LiteralString) -> list[tuple[Any, ...]]:
         with psycopg.connect(database, autocommit=True) as connection:
             return connection.execute(query).fetchall()
 
-    api = of_server(kube)
     settings = operating.settings_for(database, valkey_server, "namespaces")
     kube.kubectl("create", "namespace", NAMESPACE)
     api.create("left", SPEC)
@@ -44,8 +44,6 @@ def test_a_namespace_goes_without_the_operator(kube: KubeServer, database: str, 
         eventually_sync(lambda: rows("SELECT name FROM workflows WHERE deleted_at IS NULL") == [("left",)], 30)
         eventually_sync(lambda: rows("SELECT status FROM runs") == [("cancelled",)], 30)
         assert api.ready("left") == ("True", "Synced")
-    api.clear()
-    api.close()
 
 
 def delete_namespace(kube: KubeServer) -> None:

@@ -17,7 +17,7 @@ from operator_victims import Victims
 from waiting import eventually_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from kube_api import Api
 
@@ -108,12 +108,8 @@ POINTS: dict[str, Callable[[Drill], None]] = {
 
 
 @pytest.fixture
-def drill(api: Api, database: str, valkey_server: str, tmp_path: Path) -> Iterator[Drill]:
-    drill = Drill(api, operating.settings_for(database, valkey_server, "kill-points"), tmp_path)
-    yield drill
-    api.clear()
-    for name in drill.objects():
-        api.call("DELETE", drill.path(name))
+def drill(api: Api, database: str, valkey_server: str, tmp_path: Path) -> Drill:
+    return Drill(api, operating.settings_for(database, valkey_server, "kill-points"), tmp_path)
 
 
 def test_a_kill_at_every_point_loses_and_doubles_nothing(drill: Drill) -> None:

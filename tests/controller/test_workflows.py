@@ -118,7 +118,6 @@ def world(api: Api, databases: services.Databases, valkey_server: str) -> Iterat
             yield world
         finally:
             world.stop()
-            api.clear()
 
 
 def test_a_workflow_is_synced_and_says_so(world: World) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import drills
 import psycopg
@@ -102,17 +102,17 @@ async def test_a_server_that_crashes_and_recovers_under_load_loses_nothing(
         await over_without_a_death(system)
 
 
+BACKENDS: Final = "FROM pg_stat_activity WHERE application_name LIKE 'stepwell%%' AND datname = current_database()"
+
+
 async def test_backends_that_are_terminated_under_load_cost_nothing(database: str, valkey_server: str) -> None:
     async with at_work(database, valkey_server) as system:
         async with system.load():
             for _ in range(5):
                 seen = len(system.receiver.effects)
                 await eventually(lambda seen=seen: len(system.receiver.effects) > seen + 30)
-                ended = await system.rows(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name LIKE 'stepwell%%' AND datname = current_database()"
-                )
-                assert len(ended) > 4
+                await eventually(lambda: system.rows(f"SELECT count(*) {BACKENDS} HAVING count(*) > 4"))
+                await system.rows(f"SELECT pg_terminate_backend(pid) {BACKENDS}")
                 await system.struck("backends are terminated")
         await over_without_a_death(system)
 
