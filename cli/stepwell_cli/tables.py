@@ -30,8 +30,9 @@ async def show_tables(session: Session, run_id: str | None) -> None:
             table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*map(_cell, row))
-        console.print(f"\n{query}{condition};")
+        console.print(f"{query}{condition};")
         console.print(table)
+        console.print()
 
 
 def _cell(value: Any) -> str:

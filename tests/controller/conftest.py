@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MISSING = "no kube-apiserver, etcd and kubectl in KUBEBUILDER_ASSETS or /usr/local/kubebuilder/bin (or STEPWELL_TEST_KUBE=fake)"
 
 
+RIGHTS = "clusterrolebindings,rolebindings,clusterroles,roles"
 REAL = kube_server.assets() is not None and os.environ.get("STEPWELL_TEST_KUBE") != "fake"
 
 
@@ -40,9 +41,12 @@ def fake_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.A
 
 @pytest.fixture(scope="module")
 def kube(kube_of_all: kube_server.KubeServer) -> Iterator[kube_server.KubeServer]:
-    """The real API server, which the module leaves without an object of ours to the next one."""
+    """The real API server, which the module leaves to the next one without an object and without a right of its own."""
     yield kube_of_all
-    kube_of_all.kubectl("delete", "workflows.stepwell.dev,workflowruns.stepwell.dev", "--all", "-A", "--wait=false")
+    api = kube_api.of_server(kube_of_all)
+    api.clear()
+    api.close()
+    kube_of_all.kubectl("delete", RIGHTS, "-A", "-l", "!kubernetes.io/bootstrapping", "--wait=false")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,6 @@ def api(request: pytest.FixtureRequest) -> Iterator[kube_api.Api]:
         yield found
         found.close()
     else:
-        found = request.getfixturevalue("fake_of_all")
-        yield found
-        found.clear()
+        fake = request.getfixturevalue("fake_of_all")
+        yield fake
+        fake.clear()

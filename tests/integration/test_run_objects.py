@@ -75,6 +75,7 @@ class Cluster:
         self.statuses: dict[str, dict[str, Any]] = {}
         self.events: list[str] = []
         self.refuses: set[str] = set()
+        self.objects: dict[str, RunObject] = {}
 
     async def show(self, obj: RunObject, version: str, status: dict[str, Any]) -> str:
         if obj.uid not in self.there:
@@ -83,6 +84,11 @@ class Cluster:
             raise DataRefusedError("status.output: no")
         self.statuses[obj.uid] = status
         return version + "1"
+
+    async def read(self, obj: RunObject) -> RunObject:
+        if obj.uid not in self.there:
+            raise GoneError("gone")
+        return self.objects[obj.uid]
 
     async def delete(self, obj: RunObject) -> None:
         self.there.discard(obj.uid)
@@ -252,6 +258,26 @@ async def test_a_run_that_retention_removed_does_not_come_back(database: str, re
         await eventually(lambda: not another.follower.tracks)
     assert {c["type"]: c["status"] for c in status["conditions"]} == {"Succeeded": "Unknown", "Finished": "True"}
     assert (another.started, another.rows("SELECT count(*) FROM runs")) == (0, [(0,)])
+
+
+async def test_a_run_that_a_failover_lost_is_started_again_with_its_input(database: str, redis_url: str) -> None:
+    """The operator lives on, and had let go of the input when the run was accepted."""
+    cluster = Cluster()
+    kept, gone = (made(cluster, input={"n": n}) for n in (1, 2))
+    cluster.objects = {kept.uid: kept}
+    async with life(database, redis_url, cluster) as operator:
+        await operator.apply()
+        for obj in (kept, gone):
+            operator.follower.observe(obj)
+            await operator.has_run(obj)
+            await eventually(lambda obj=obj: operator.follower.tracks[obj.uid].accepted)
+        cluster.there.discard(gone.uid)
+        operator.rows(
+            "WITH lost AS (DELETE FROM runs), objects AS (DELETE FROM workflow_run_objects) SELECT 1"
+        )
+        await operator.has_run(kept)
+        await eventually(lambda: gone.uid not in operator.follower.tracks)
+        assert operator.rows("SELECT id::text, input_data FROM runs") == [(kept.run_id, {"n": 1})]
 
 
 POINTS = sorted(set(re.findall(r'crashpoint\("(\w+)"\)', Path(acts.__file__).read_text())))

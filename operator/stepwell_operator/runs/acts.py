@@ -123,9 +123,14 @@ class RunActs:
 
     async def _start(self, track: Track, obj: RunObject) -> float:
         try:
+            if track.accepted:  # its run was lost with the commits that a failover cost; its input is not held any more
+                obj = await self.cluster.read(obj)
             start = _start_of(obj)
             await self._make_day(obj.created_at)
             await self.intake.start(start)
+        except GoneError:
+            track.gone = True
+            return SHORTEST
         except StepwellError as exc:
             self._hindered(track, exc)
             return RETRY

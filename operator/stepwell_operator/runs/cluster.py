@@ -10,6 +10,7 @@ from kubernetes.aio import client
 
 from stepwell.adapters.kube.client import CALL_TIMEOUT, unavailable
 from stepwell.domain.errors import DataRefusedError, StepwellError
+from stepwell_operator.runs.objects import parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -37,6 +38,9 @@ class Cluster(Protocol):
         schema does not let it in.
         """
 
+    async def read(self, obj: RunObject) -> RunObject:
+        """The object as it stands, with its input. Raises GoneError."""
+
     async def delete(self, obj: RunObject) -> None:
         """Delete the object, unless it is gone already."""
 
@@ -60,7 +64,7 @@ class KubeCluster:
             try:
                 return await self._apply(obj, version, status)
             except _ConflictError:
-                version = await self._version(obj)
+                version = (await self.read(obj)).version
         message = f"{_what(obj)}: it changes faster than its status can be written"
         raise unavailable(message, TimeoutError())
 
@@ -74,7 +78,8 @@ class KubeCluster:
         answer: Any = await _called(_what(obj), call)
         return str(answer["metadata"]["resourceVersion"])
 
-    async def _version(self, obj: RunObject) -> str:
+    async def read(self, obj: RunObject) -> RunObject:
+        """See Cluster."""
         call = client.CustomObjectsApi(self.api).get_namespaced_custom_object(
             GROUP, VERSION, obj.namespace, PLURAL, obj.name, _request_timeout=CALL_TIMEOUT
         )
@@ -82,7 +87,7 @@ class KubeCluster:
         if found["metadata"]["uid"] != obj.uid:
             message = f"{_what(obj)}: it was deleted, and another was made under its name"
             raise GoneError(message)
-        return str(found["metadata"]["resourceVersion"])
+        return parse(found)
 
     async def delete(self, obj: RunObject) -> None:
         """See Cluster."""
