@@ -423,9 +423,9 @@ async def test_a_sweep_makes_up_for_what_was_missed_either_way() -> None:
     async with Desk() as desk:
         for name in ("same", "edited", "remade", "gone"):
             await desk.syncer.observe(resource(name))
-        stood = {each.name: SyncedResource(each.uid, b"", 1, 1) for each in desk.entries.all()}
+        stood = {each.name: SyncedResource(each.uid, each.digest, 1, 1) for each in desk.entries.all()}
         stood[ResourceName("default", "forgotten")] = SyncedResource("forgotten", b"", 1, 1)
-        lost = ResourceName("default", "same")
+        lost, edited = ResourceName("default", "same"), ResourceName("default", "edited")
         cluster = Cluster(
             resource("same"), resource("edited", generation=2), resource("remade", uid="other"), resource("new")
         )  # fmt: skip
@@ -443,11 +443,17 @@ async def test_a_sweep_makes_up_for_what_was_missed_either_way() -> None:
         assert entry is not None
         assert entry.uid == "other"
         cluster.read_names.clear()
-        del stood[lost]  # the database was put back to an earlier state
-        stood[ResourceName("default", "remade")] = SyncedResource("other", b"", 1, 1)
-        stood[ResourceName("default", "new")] = SyncedResource("new", b"", 1, 1)
+        digest = resource("any").digest
+        stood |= {
+            ResourceName("default", name): SyncedResource(uid, digest, 1, 1)
+            for name, uid in (("remade", "other"), ("new", "new"))
+        }
         await sweep.run()
-        assert cluster.read_names == ["same"]
+        assert cluster.read_names == []
+        del stood[lost]  # the database was put back to an earlier state
+        stood[edited] = stood[edited]._replace(digest=b"of an older spec")
+        await sweep.run()
+        assert sorted(cluster.read_names) == ["edited", "same"]
 
 
 # -- the pace of writes --------------------------------------------------------------------------------------------------

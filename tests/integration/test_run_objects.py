@@ -272,9 +272,7 @@ async def test_a_run_that_a_failover_lost_is_started_again_with_its_input(databa
             await operator.has_run(obj)
             await eventually(lambda obj=obj: operator.follower.tracks[obj.uid].accepted)
         cluster.there.discard(gone.uid)
-        operator.rows(
-            "WITH lost AS (DELETE FROM runs), objects AS (DELETE FROM workflow_run_objects) SELECT 1"
-        )
+        operator.rows("WITH lost AS (DELETE FROM runs), objects AS (DELETE FROM workflow_run_objects) SELECT 1")
         await operator.has_run(kept)
         await eventually(lambda: gone.uid not in operator.follower.tracks)
         assert operator.rows("SELECT id::text, input_data FROM runs") == [(kept.run_id, {"n": 1})]

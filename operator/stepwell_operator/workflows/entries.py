@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Entry:
-    """One object. ``generation`` is that of ``outcome``, ``version`` is the resource version that ``status`` is of, ``asked`` the status that was written last, if
-    nobody wrote since: another manager's part of it makes the two differ. Times are monotonic.
+    """One object. ``generation`` and ``digest`` are of ``outcome``, ``version`` is the resource version that ``status`` is of,
+    ``asked`` the status that was written last, if nobody wrote since: another manager's part of it makes the two differ.
+    Times are monotonic.
     """
 
     name: ResourceName
@@ -25,6 +26,7 @@ class Entry:
     status: Status
     heard_at: float
     outcome: Outcome | None = None
+    digest: bytes = b""
     settled_at: float = float("-inf")
     workflow_id: int | None = None
     facts: Facts = field(default_factory=Facts)

@@ -89,8 +89,9 @@ class Sweep:
             return False
         if entry.generation < each.generation or entry.outcome is None:
             return True
-        standing = known.get(each.name)
-        return isinstance(entry.outcome, Synced) and (standing is None or standing.uid != each.uid)
+        standing = known.get(each.name)  # an earlier state where the database was restored, or a failover lost commits
+        stands = standing is not None and (standing.uid, standing.digest) == (each.uid, entry.digest)
+        return isinstance(entry.outcome, Synced) and not stands
 
     def _count(self, found: str, number: int) -> None:
         if number:

@@ -217,7 +217,7 @@ class Syncer:
         if entry is None or entry.uid != resource.uid:
             return
         entry.outcome, entry.settled_at = outcome, time.monotonic()
-        entry.generation = resource.generation
+        entry.generation, entry.digest = resource.generation, resource.digest
         if workflow_id is not None:
             entry.workflow_id = workflow_id
         self._on_outcome(entry)
