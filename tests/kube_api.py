@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kube_server import KubeServer
 
 GROUP = "/apis/stepwell.dev/v1alpha1"
+TOO_MANY = 429
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
@@ -35,8 +37,11 @@ class Api:
         self._client.close()
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """The answer's JSON; fails for any status from 400 on."""
-        answer = self._client.request(method, path, json=body, headers=headers)
+        """The answer's JSON; fails for any status from 400 on. 429 is asked again: a kind's storage is made when first used."""
+        deadline = time.monotonic() + 30
+        while (answer := self._client.request(method, path, json=body, headers=headers)).status_code == TOO_MANY:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.1)
         assert answer.status_code < 400, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 

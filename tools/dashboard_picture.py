@@ -1,6 +1,7 @@
 """Draws the panels of the Grafana dashboard as one SVG, from what a Prometheus says to their queries.
 
     python tools/dashboard_picture.py --prometheus http://127.0.0.1:9090 --minutes 6 --rate 30s > dashboard.svg
+    python tools/dashboard_picture.py --minutes 6 --rate 30s --row Overview --width 1000 > overview.svg
 
 It shows what the queries give; it is not Grafana. Only the standard library is needed; any renderer of SVG makes a PNG of it.
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DASHBOARD = Path(__file__).parents[1] / "deploy" / "components" / "monitoring" / "dashboard.json"
-COLUMN, LINE, GAP = 66, 19, 6  # pixels of a 24th of the width, and of a unit of height, of Grafana's grid
+WIDTH, LINE, GAP = 1590, 19, 6  # pixels; a line is a unit of height of Grafana's grid, whose width has 24
 POINTS = 180
 COLORS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#b877d9", "#f2495c", "#8ab8ff", "#fade2a", "#96d98d", "#ca95e5")
 NAMED = {
@@ -118,11 +119,11 @@ def text(x: float, y: float, words: str, size: float = 11, color: str = TEXT, **
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{color}"{extra}>{escape(words)}</text>'
 
 
-def box_of(panel: dict[str, Any], top: float) -> Box:
-    """Where a panel is."""
+def box_of(panel: dict[str, Any], top: float, column: float) -> Box:
+    """Where a panel is; ``column`` is a 24th of the width."""
     grid = panel["gridPos"]
     return Box(
-        GAP + grid["x"] * COLUMN, top + grid["y"] * LINE, grid["w"] * COLUMN - GAP, grid["h"] * LINE - GAP
+        GAP + grid["x"] * column, top + grid["y"] * LINE, grid["w"] * column - GAP, grid["h"] * LINE - GAP
     )  # fmt: skip
 
 
@@ -237,19 +238,26 @@ def _legends(box: Box, names: list[tuple[str, str]]) -> Iterator[str]:
         x += width + 4
 
 
-def picture(dashboard: dict[str, Any], source: Source, caption: str) -> Iterator[str]:
+def row_of(panels: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
+    """The row of that title, and the panels up to the next."""
+    starts = [at for at, panel in enumerate(panels) if panel["type"] == "row"]
+    first = next(at for at in starts if panels[at]["title"] == title)
+    return panels[first : next((at for at in starts if at > first), len(panels))]
+
+
+def picture(title: str, panels: list[dict[str, Any]], source: Source, caption: str, width: int) -> Iterator[str]:
     """The SVG, part by part."""
-    top = 46
-    height = top + max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in dashboard["panels"]) * LINE + 30
-    width = 24 * COLUMN + GAP
+    column = (width - GAP) / 24
+    top = 46 - panels[0]["gridPos"]["y"] * LINE
+    height = top + max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels) * LINE + 30
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-family="Inter, Helvetica, DejaVu Sans, sans-serif"><rect width="100%" height="100%" fill="{GROUND}"/>'
     )
-    yield text(12, 29, dashboard["title"], 19, TEXT, font_weight="bold")
+    yield text(12, 29, title, 19, TEXT, font_weight="bold")
     yield text(width - 12, 28, "Namespace: All    Workflow: All", 11.5, FAINT, text_anchor="end")
-    for panel in dashboard["panels"]:
-        box = box_of(panel, top)
+    for panel in panels:
+        box = box_of(panel, top, column)
         if panel["type"] == "row":
             yield text(box.x + 4, box.y + 13, f"▾ {panel['title']}", 13, TEXT, font_weight="bold")
         else:
@@ -260,11 +268,15 @@ def picture(dashboard: dict[str, Any], source: Source, caption: str) -> Iterator
 
 def main() -> None:
     """See the module."""
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="its address")
     parser.add_argument("--minutes", type=float, default=60, help="how much time is shown")
     parser.add_argument("--until", type=float, default=None, help="the end of it, in Unix seconds; default: now")
     parser.add_argument("--rate", default="1m", help="what $__rate_interval is")
+    parser.add_argument("--row", choices=rows, help="what is drawn of it; default: all")
+    parser.add_argument("--width", type=int, default=WIDTH, help=f"in pixels; default {WIDTH}")
     parser.add_argument(
         "--caption",
         default="Drawn by tools/dashboard_picture.py from the dashboard's queries; not a screenshot of Grafana.",
@@ -272,8 +284,8 @@ def main() -> None:
     given = parser.parse_args()
     end = given.until or time.time()
     source = Source(given.prometheus.rstrip("/"), end - given.minutes * 60, end, given.rate)
-    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
-    sys.stdout.write("\n".join(picture(dashboard, source, given.caption)) + "\n")
+    panels = dashboard["panels"] if given.row is None else row_of(dashboard["panels"], given.row)
+    sys.stdout.write("\n".join(picture(dashboard["title"], panels, source, given.caption, given.width)) + "\n")
 
 
 if __name__ == "__main__":
