@@ -163,14 +163,20 @@ def rbac(
 
 
 @app.command()
-def migrate(json: Json = False) -> None:
+def migrate(
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", metavar="DURATION", help="Wait so long for a database that is away, such as 10m."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Bring the database named by DATABASE_URL to this version's schema.
 
-    Any number of these may run at once, and again: what was applied stays as it is.
+    Any number of these may run at once, and again: what was applied stays as it is. A newer version's schema is left alone.
     """
     from stepwell_cli.processes import migrate as apply
 
-    apply(json=json)
+    apply(wait, json=json)
 
 
 @app.command()

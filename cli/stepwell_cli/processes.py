@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
+from stepwell.domain.durations import parse_duration
 from stepwell.domain.errors import UsageError
 from stepwell.settings import read
 from stepwell.telemetry import setup_logging
 from stepwell_cli.console import print_json
 
 
-def migrate(*, json: bool) -> None:
-    """Apply what the database lacks, and say what that was."""
-    from stepwell.adapters.postgres.migrate import migrate as apply
+def migrate(wait: str | None, *, json: bool) -> None:
+    """Apply what the database lacks, and say what that was. ``wait``: how long one that is away is waited for."""
+    from stepwell.adapters.postgres.migrate import migrate_once_there
 
     settings = read()
     if settings.database_url is None:
         raise UsageError("set DATABASE_URL to the database that is to be migrated")
-    applied = asyncio.run(apply(settings.database_url))
+    try:
+        patience = parse_duration(wait) if wait else 0.0
+    except ValueError as exc:
+        message = f"--wait: {exc}"
+        raise UsageError(message) from exc
+    applied = asyncio.run(migrate_once_there(settings.database_url, patience, _waiting))
     if json:
         print_json({"applied": applied})
     else:
-        print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: the schema is this version's")
+        print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: no migration is missing")
+
+
+def _waiting(why: str) -> None:
+    print(f"{why}; waiting", file=sys.stderr, flush=True)
 
 
 def worker() -> None:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import services
+from fault_proxy import FaultProxy, Mode
 from protocol import SECOND, Stage, ending, parking, progress, staged, step
+from psycopg.conninfo import make_conninfo
+from waiting import eventually
 
-from stepwell.adapters.postgres.migrate import SchemaError, load, migrate, pending
+from stepwell.adapters.postgres.migrate import (
+    SchemaError,
+    load,
+    look,
+    migrate,
+    migrate_once_there,
+    pending,
+    schema_is_there,
+)
 from stepwell.domain.errors import DataRefusedError, UnavailableError
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.ports import AttemptRecord, End, FlushEntry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from protocol import Side
 
     from stepwell.engine.ports import ClaimedRun
@@ -87,8 +102,69 @@ async def test_a_database_of_a_newer_version_is_refused(database: str, directory
     newer = following(1, "newer")
     (directory / f"{newer}.sql").write_text("CREATE TABLE newer ()")
     assert await migrate(database, directory) == [newer]
-    with pytest.raises(SchemaError, match=rf"does not know \({newer}\); use a newer Stepwell"):
+    with pytest.raises(SchemaError, match=rf"cannot work with \({newer}\); use a newer Stepwell"):
         await migrate(database)
+    assert await told(database, lambda heard: len(heard) == 1) == [(await look(database)).why_not()]
+
+
+async def test_a_version_that_a_newer_migration_names_goes_on(
+    database: str, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a rollback: `migrate`, with which the operator begins, and what gateways, workers and operator wait for."""
+    this = f"{len(load()):04}"
+    first, second = following(1, "beside"), following(2, "beside_as_well")
+    for name in (first, second):
+        (directory / f"{name}.sql").write_text(f"-- A column more.\n-- oldest: {this}\n\nCREATE TABLE t{name} ()")
+    assert await migrate(database, directory) == [first, second]
+    assert await migrate(database) == []
+    assert f"newer version ({first}, {second}), which this one can work with" in caplog.text
+    assert await told(database, lambda heard: None in heard) == [None]
+
+
+async def test_one_that_it_does_not_name_is_enough_to_stop(database: str, directory: Path) -> None:
+    this, beside, beyond = f"{len(load()):04}", following(1, "beside"), following(2, "beyond")
+    (directory / f"{beside}.sql").write_text(f"-- oldest: {this}\nCREATE TABLE a ()")
+    (directory / f"{beyond}.sql").write_text(f"-- oldest: {beside[:4]}\nCREATE TABLE b ()")
+    await migrate(database, directory)
+    found = await look(database)
+    assert (found.newer, found.refusing) == ([beside, beyond], [beyond])
+    (directory / f"{beyond}.sql").unlink()
+    assert (await look(database, directory)).refusing == [], "the version between may"
+
+
+async def test_a_table_of_before_there_was_the_line_is_read_and_completed(database: str, directory: Path) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE schema_migrations DROP COLUMN oldest")
+        assert (await look(database)).why_not() is None
+        newer = following(1, "newer")
+        connection.execute("INSERT INTO schema_migrations (name, digest) VALUES (%s, '')", [newer])
+        assert (await look(database)).refusing == [newer], "what says nothing is not trusted"
+        connection.execute("DELETE FROM schema_migrations WHERE name = %s", [newer])
+    (directory / f"{newer}.sql").write_text("-- oldest: 0001\nSELECT 1")
+    assert await migrate(database, directory) == [newer]
+    assert (await look(database)).why_not() is None
+
+
+@pytest.mark.parametrize("said", ["9999", "6", "0.1.0", ""])
+def test_the_line_names_a_migration(directory: Path, said: str) -> None:
+    (directory / f"{following(1, 'x')}.sql").write_text(f"-- oldest: {said}\nSELECT 1")
+    with pytest.raises(SchemaError, match=r"should name the number of a migration, at most 0\d+"):
+        load(directory)
+
+
+async def told(dsn: str, enough: Callable[[list[str | None]], bool]) -> list[str | None]:
+    """What a process tells while it waits for its schema."""
+    heard: list[str | None] = []
+    stopping = asyncio.Event()
+
+    def tell(why: str | None) -> None:
+        heard.append(why)
+        if enough(heard):
+            stopping.set()
+
+    there = await schema_is_there(dsn, stopping, tell)
+    assert there == (heard[-1] is None)
+    return heard
 
 
 async def test_a_migration_that_fails_leaves_nothing_and_those_before_it_stay(database: str, directory: Path) -> None:
@@ -119,6 +195,23 @@ def test_a_directory_without_migrations_is_an_error(tmp_path: Path) -> None:
 async def test_a_database_that_is_away_is_unavailable() -> None:
     with pytest.raises(UnavailableError, match="PostgreSQL is not available"):
         await migrate("host=127.0.0.1 port=1 dbname=nowhere")
+
+
+async def test_one_that_comes_later_is_waited_for(empty_database: str) -> None:
+    async with FaultProxy(services.postgres_address(empty_database)) as proxy:
+        proxy.mode = Mode.REFUSE
+        reasons: list[str] = []
+        dsn = make_conninfo(empty_database, host=proxy.host, port=proxy.port)
+        migrating = asyncio.ensure_future(migrate_once_there(dsn, 30, reasons.append))
+        await eventually(lambda: reasons, 10)
+        proxy.mode = Mode.PASS
+        assert await migrating == [m.name for m in load()]
+    assert not [each for each, following in pairwise(reasons) if each == following], "each other reason once"
+
+
+async def test_it_is_not_waited_for_longer_than_asked() -> None:
+    with pytest.raises(UnavailableError, match="PostgreSQL is not available"):
+        await migrate_once_there("host=127.0.0.1 port=1 dbname=nowhere", 0.3, lambda _: None)
 
 
 # -- sessions behind a pooler ----------------------------------------------------------------------------------------------

@@ -127,7 +127,8 @@ def test_each_process_runs_its_command_under_its_account(target: str) -> None:
         assert spec["serviceAccountName"] == f"stepwell-{component}"
         assert accounts[f"stepwell-{component}"]["automountServiceAccountToken"] is False, "other pods get no token"
     (migrating,) = templates["stepwell-operator"]["spec"]["initContainers"]
-    assert migrating["args"] == ["stepwell", "migrate"]
+    assert migrating["args"][:3] == ["stepwell", "migrate", "--wait"]
+    assert parse_duration(migrating["args"][3]) >= 300, "longer than databases take to come up with the rest"
     assert {each["image"] for name in OWN for each in [container(target, name)]} == {migrating["image"]}
     others = {name for name in templates if not name.startswith("stepwell-")}
     assert not [name for name in others if templates[name]["spec"]["automountServiceAccountToken"]]
@@ -193,6 +194,18 @@ def test_only_hooks_and_approvals_are_reached_from_outside() -> None:
         each for each in documents if each["kind"] == "Service" and each["spec"].get("type", "ClusterIP") != "ClusterIP"
     ]
     assert "Secret" not in {each["kind"] for each in documents}, "theirs, made by whoever installs"
+
+
+def test_databases_may_write_where_their_images_do() -> None:
+    """PostgreSQL 18 keeps its data in a directory of its version, under the mount; initdb makes files in /tmp."""
+    needs = {"postgres": {"/var/lib/postgresql", "/var/run/postgresql", "/tmp"}, "valkey": {"/data"}}
+    found = {name: each["spec"] for name, each in pods(rendered("overlays/kind")).items() if name in needs}
+    for name, spec in found.items():
+        mounts = {each["mountPath"] for each in spec["containers"][0]["volumeMounts"] if not each.get("readOnly")}
+        assert mounts == needs[name]
+        context = spec["securityContext"]
+        assert context["fsGroup"] == context["runAsGroup"], "else a new directory is root's"
+    assert {*found} == {*needs}
 
 
 def test_kind_hands_the_port_on() -> None:
