@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import drills
+import lending
 import psycopg
 import pytest
 import services
@@ -45,14 +46,14 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="module")
-def mortal_databases(postgres: EmbeddedPostgres) -> Iterator[services.Databases]:
-    made = services.Databases(postgres.dsn())
+def mortal_databases(postgres: EmbeddedPostgres) -> Iterator[lending.Databases]:
+    made = lending.Databases(postgres.dsn())
     yield made
     made.close()
 
 
 @pytest.fixture
-def mortal(postgres: EmbeddedPostgres, mortal_databases: services.Databases) -> Iterator[str]:
+def mortal(postgres: EmbeddedPostgres, mortal_databases: lending.Databases) -> Iterator[str]:
     """A database on a server that may be killed."""
     postgres.start()
     with mortal_databases.clone() as dsn:
@@ -155,7 +156,7 @@ async def stands_still(system: System) -> None:
     await eventually(quiet)
 
 
-STATEMENTS = {"claim": b"claim_token = ", "flush": b"recorded AS", "accept": b"INSERT INTO idempotency_keys"}
+STATEMENTS = {"claim": b"claim_token = ", "flush": b"recorded AS", "accept": b"live AS MATERIALIZED"}
 
 
 async def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled(database: str, valkey_server: str) -> None:

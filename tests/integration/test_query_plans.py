@@ -21,6 +21,7 @@ from history import History, Plan, explain_over
 from protocol import SECOND, Side, Stage, ending, progress, staged
 
 from stepwell.adapters.postgres import queries
+from stepwell.adapters.postgres.intake_store import accepting
 from stepwell.adapters.postgres.run_store import claims_set, flush_sets, uuid_array
 from stepwell.domain.ids import uuid7
 from stepwell.domain.states import RunStatus, StepStatus
@@ -30,9 +31,9 @@ from stepwell.engine.ports import AttemptRecord, End, FlushEntry, Park
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from services import Databases
+    from lending import Databases
 
-RUNS, MAINTENANCE, INTAKE, LIVENESS = map(queries.load, ("runs", "maintenance", "intake", "liveness"))
+RUNS, MAINTENANCE, LIVENESS = map(queries.load, ("runs", "maintenance", "liveness"))
 RUN_OBJECTS, WEBHOOKS = map(queries.load, ("run_objects", "webhooks"))
 RESOURCES, TALLIES = map(queries.load, ("resources", "tallies"))
 
@@ -225,13 +226,14 @@ def test_maintenance_reads_what_it_changes(world: World, count: int) -> None:
 def test_intake_looks_up_its_workflows_and_matches_no_rows_in_pairs(world: World, keyed: bool) -> None:
     starts = [start(world.history, f"new-{number}" if keyed else None) for number in range(1_000)]
     params = {"runs": orjson.dumps(starts).decode(), "workflows": [world.history.workflow], "keep": "1 day"}
-    plan = world.explain(INTAKE["accept"], **params, again=False, ids="{}")
+    plan = world.explain(accepting(keys=keyed, again=False, events=True, objects=False), **params)
     assert plan.compared <= 3_000, plan.text
     assert plan.rows("runs") == 0
     assert plan.rows("workflows") <= 10, plan.text
     assert all(rows <= 6_000 for rows in plan.read.values()), plan.text
     ids = [str(row["id"]) for row in starts]
-    world.check(world.explain(INTAKE["accept"], **params, again=True, ids=uuid_array(ids)), ids, touches=1)
+    again = accepting(keys=keyed, again=True, events=True, objects=True)
+    world.check(world.explain(again, **params, ids=uuid_array(ids)), ids, touches=1)
 
 
 def start(history: History, key: str | None) -> dict[str, object]:

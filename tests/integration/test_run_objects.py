@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import uuid4
 
+import lending
 import orjson
 import psycopg
 import pytest
@@ -53,8 +54,8 @@ PURE = [{"name": "only", "transform": {"value": 1}}]
 
 
 @pytest.fixture(scope="module")
-def shared(databases: services.Databases) -> Iterator[str]:
-    with databases.clone() as dsn:
+def shared(databases: lending.Databases) -> Iterator[str]:
+    with databases.lent() as dsn:
         yield dsn
 
 
@@ -449,4 +450,5 @@ async def test_a_nested_output_and_steps_are_read_with_the_run(database: str, re
 
 
 def test_the_object_is_noted_in_the_transaction_of_its_run() -> None:
-    assert queries.load("intake")["of_objects"] in intake_store._ACCEPT_OF_OBJECTS
+    statement = intake_store.accepting(keys=False, again=True, events=False, objects=True)
+    assert queries.load("intake")["objects"] in statement
