@@ -1,14 +1,17 @@
 """Sends signed webhooks, in a process of its own: ``webhook_load.py PORT PATH SECONDS CONNECTIONS RATE``.
 
 RATE 0: each connection sends its next one as soon as it is answered. Else so many a second over all connections, at their
-intended times; what is answered late counts from when it should have been sent. Prints JSON.
+intended times; what is answered late counts from when it should have been sent. One connection with a rate is a plain
+blocking client: the timers of an event loop tick in milliseconds, which is what an idle system takes. Prints JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import sys
+import time
 from collections import deque
 from pathlib import Path
 from time import perf_counter  # the loop's own clock ticks in milliseconds
@@ -43,6 +46,21 @@ class Load:
         self.late: deque[float] = deque()
         self.closed_loop = True
 
+    def ended(self, status: bytes, took: float) -> None:
+        """One request was answered, after some seconds."""
+        if status == b"202":
+            self.took.append(took)
+        else:
+            self.refused[status.decode()] = self.refused.get(status.decode(), 0) + 1
+
+    def report(self, seconds: float) -> None:
+        """Print what was seen."""
+        took = sorted(value * 1000 for value in self.took)
+        print(orjson.dumps({
+            "accepted": len(took), "refused": self.refused, "seconds": seconds,
+            "p50_ms": took[len(took) // 2], "p99_ms": took[int(len(took) * 0.99)],
+        }).decode())  # fmt: skip
+
 
 class Sender(asyncio.Protocol):
     """One connection, one request at a time."""
@@ -67,16 +85,36 @@ class Sender(asyncio.Protocol):
             return
         status, now = self.data[9:12], perf_counter()
         self.data = b""
-        if status == b"202":
-            self.load.took.append(now - self.intended)
-        else:
-            self.load.refused[status.decode()] = self.load.refused.get(status.decode(), 0) + 1
+        self.load.ended(status, now - self.intended)
         if self.load.closed_loop and now < self.load.until:
             self.send(now)
         elif self.load.late:
             self.send(self.load.late.popleft())
         else:
             self.load.free.append(self)
+
+
+def alone(port: int, path: str, seconds: float, rate: float) -> None:
+    """One blocking client."""
+    load = Load(request(path), 0.0)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answers = connection.makefile("rb")
+        gc.disable()
+        began = perf_counter()
+        for number in range(int(seconds * rate)):
+            sent = began + number / rate
+            if (early := sent - perf_counter()) > 0:
+                time.sleep(early)
+                sent = perf_counter()
+            connection.sendall(load.delivery)
+            status, length = answers.readline()[9:12], 0
+            while (line := answers.readline().lower()) != b"\r\n":
+                if line.startswith(b"content-length: "):
+                    length = int(line[16:])
+            answers.read(length)
+            load.ended(status, perf_counter() - sent)
+        load.report(perf_counter() - began)
 
 
 async def main(port: int, path: str, seconds: float, connections: int, rate: float) -> None:
@@ -96,11 +134,7 @@ async def main(port: int, path: str, seconds: float, connections: int, rate: flo
         await spread(load, began, rate, int(rate * seconds))
     while len(load.free) < connections:  # noqa: ASYNC110 - a benchmark
         await asyncio.sleep(0.01)
-    took = sorted(value * 1000 for value in load.took)
-    print(orjson.dumps({
-        "accepted": len(took), "refused": load.refused, "seconds": perf_counter() - began,
-        "p50_ms": took[len(took) // 2], "p99_ms": took[int(len(took) * 0.99)],
-    }).decode())  # fmt: skip
+    load.report(perf_counter() - began)
 
 
 async def spread(load: Load, began: float, rate: float, total: int) -> None:
@@ -118,4 +152,8 @@ async def spread(load: Load, began: float, rate: float, total: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
+    arguments = (int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
+    if arguments[3] == 1 and arguments[4]:
+        alone(*arguments[:3], arguments[4])
+    else:
+        uvloop.run(main(*arguments))
