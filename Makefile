@@ -15,6 +15,7 @@ IMAGE_PARTS = $(patsubst %:$(lastword $(subst :, ,$(IMAGE))),%,$(IMAGE)) $(lastw
 IMAGE_PYTHON = 3.13
 KUBECTL ?= kubectl
 KIND := $(KUBECTL) --context kind-stepwell
+KIND_TELLS = { $(KIND) get pods -A -o wide; $(KIND) get events -A --field-selector type=Warning; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test chaos lint format bench lock wheels image policy dist kind-up kind-down e2e clean
@@ -87,21 +88,24 @@ dist: ## Render build/install.yaml: everything but the databases, with the image
 
 kind-up: ## Make a cluster on this machine with Stepwell and a sample in it (needs Docker, kind and kubectl)
 	kind get clusters | grep -qx stepwell || kind create cluster --config kind-config.yaml --wait 120s
-	$(MAKE) image IMAGE=stepwell:kind
+# attestations make an index of the image, of which `docker save` leaves parts out and `kind load` misses them
+	BUILDX_NO_DEFAULT_ATTESTATIONS=1 $(MAKE) image IMAGE=stepwell:kind
 	kind load docker-image --name stepwell stepwell:kind
+# the tag is always the same: what runs already is replaced
+	$(KIND) -n stepwell-system rollout restart deployment -l app.kubernetes.io/part-of=stepwell
 	$(KIND) apply --server-side -k deploy/overlays/kind
 	$(KIND) wait --for=condition=Established crd/workflows.stepwell.dev crd/workflowruns.stepwell.dev
 	$(KIND) -n stepwell-system rollout status --timeout=300s statefulset/postgres deployment/valkey \
-		deployment/stepwell-operator deployment/stepwell-gateway deployment/stepwell-worker
+		deployment/stepwell-operator deployment/stepwell-gateway deployment/stepwell-worker || $(KIND_TELLS)
 	$(KIND) apply --server-side -k deploy/overlays/kind/samples
-	$(KIND) -n stepwell-samples rollout status --timeout=120s deployment/receiver
-	$(KIND) -n stepwell-samples wait --for=condition=Ready --timeout=60s workflow/welcome
+	$(KIND) -n stepwell-samples rollout status --timeout=120s deployment/receiver || $(KIND_TELLS)
+	$(KIND) -n stepwell-samples wait --for=condition=Ready --timeout=60s workflow/welcome || $(KIND_TELLS)
 
 kind-down: ## Remove that cluster
 	kind delete cluster --name stepwell
 
 e2e: $(READY) ## Run the sample in that cluster, through kubectl and through a webhook
-	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+	@STEPWELL_E2E=must $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 clean: ## Remove what was made: .venv, caches, build results
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
