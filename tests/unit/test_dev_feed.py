@@ -93,6 +93,15 @@ async def test_a_run_that_was_parked_is_no_news_one_of_an_earlier_life_is() -> N
     assert await told(feed, report) == ["resumed default/w7 r"]
 
 
+def test_a_run_that_waits_holds_up_no_end() -> None:
+    feed = Feed(Recorded())
+    feed.begun(claimed(), 0)
+    feed.flushed([FlushEntry("r", 1)], {"r": ENDED._replace(ended=False, parked="waiting")}, {}, 0.0)
+    assert feed.live == feed.parked == {"r"}
+    feed.begun(claimed(claims=2), 0)
+    assert (feed.live, feed.parked) == ({"r"}, set())
+
+
 async def test_many_are_summed_up_but_for_some_failures() -> None:
     report = Recorded()
     feed = Feed(report)

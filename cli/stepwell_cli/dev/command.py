@@ -152,7 +152,9 @@ class System:
 
     def _farewell(self, feed: Feed, settings: Settings) -> None:
         text = ""
-        if feed.live:
+        if feed.live <= feed.parked:
+            text = "what waits goes on at the next start" if feed.live else ""
+        else:
             grace = format_duration(settings.worker.grace)
             text = f"steps in flight may take {grace} to end; Ctrl-C again ends this now. What is left goes on at the next start"
         self.report.event("stopping", "stepwell dev", text, live=len(feed.live))

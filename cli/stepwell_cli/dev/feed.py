@@ -43,7 +43,7 @@ class RunEvent:
 
 
 class Feed(Silent):
-    """An observer of the engine. ``live`` are the runs that began here and have not ended."""
+    """An observer of the engine. ``live`` are the runs that began here and have not ended, ``parked`` those of them that wait."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -51,11 +51,13 @@ class Feed(Silent):
         self._names: dict[int, str] = {}
         self._told = asyncio.Event()
         self.live: set[str] = set()
+        self.parked: set[str] = set()
 
     # -- the observer --------------------------------------------------------------------------------------------------
 
     def begun(self, run: ClaimedRun, now: int) -> None:
         """See Observer. A run that was parked begins again; that is no news."""
+        self.parked.discard(run.id)
         if run.id not in self.live:
             self.live.add(run.id)
             waited = (now - run.created_at) / 1e6
@@ -77,6 +79,8 @@ class Feed(Silent):
             elif answer.ended and execution is not None:
                 self.live.discard(entry.run_id)
                 self._add(_ended(entry, execution))
+            elif answer.parked is not None:
+                self.parked.add(entry.run_id)
 
     def recovered(self, runs: Sequence[Reaped]) -> None:
         """See Observer."""
