@@ -267,6 +267,12 @@ class System:
             self.accepted[key] = (answer.id, workflow)
             return answer.id
 
+    async def moved(self, dsn: str) -> None:
+        """From now on workers that are started and whoever judges use another database."""
+        self.dsn = self.environment["DATABASE_URL"] = dsn
+        if self._judge is not None:
+            await self._judge.close()
+
     async def struck(self, name: str, *, repeats: bool = False, late: bool = False) -> Fault:
         """Note a fault that has just begun. ``late``: a stopped process goes on, and a request that it was about to send
         when it was stopped may arrive now, though another worker has recorded the step meanwhile.
@@ -367,11 +373,11 @@ class System:
         assert self.faults, "a drill without a fault shows nothing"
         await self.ended(await self.start(tail), timeout)
         await self.ended([run for run, _ in self.accepted.values()], timeout)
-        await self._judge_records(set(failed))
+        await self.judge_records(set(failed))
         self._judge_effects(set(failed))
         self._judge_logs()
 
-    async def _judge_records(self, failed: set[str]) -> None:
+    async def judge_records(self, failed: Collection[str] = ()) -> None:
         specs = workflows(0)
         runs = {row[0]: row[1:] for row in await self.rows(_RUNS)}
         steps: dict[str, dict[str, list[tuple[int, str, Any]]]] = defaultdict(lambda: defaultdict(list))
@@ -490,23 +496,33 @@ async def drill(
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-drill-")))
         receiver = await stack.enter_async_context(Receiver().listening())
-        clock = Clock()
-        queue = ReadyQueue(intake_url or worker_url or url, prefix)
-        stack.push_async_callback(queue.close)
-        session = await stack.enter_async_context(Session(intake_dsn or dsn, "drill intake", clock))
-        reads = await stack.enter_async_context(Session(intake_dsn or dsn, "drill reads", clock))
-        store = PostgresIntakeStore(session)
-        intake = Intake(
-            store, Revisions(PostgresRunStore(reads, reads).revision, default_actions()), Offers(queue), clock
-        )
+        way_in = intake_dsn or dsn, intake_url or worker_url or url
+        intake, store = await stack.enter_async_context(accepting(*way_in, prefix))
         system = System(dsn, environment, receiver, intake, store, directory)
         for name, steps in workflows(receiver.port).items():
             document = orjson.dumps({"steps": steps})
             await store.apply(NewRevision(NAMESPACE, name, document, document[-32:], [], False, 3600, 3600))
-        accepting = asyncio.ensure_future(intake.run())
         try:
             yield system
         finally:
             await system.close()
-            accepting.cancel()
-            await asyncio.gather(accepting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def accepting(dsn: str, url: str, prefix: str) -> AsyncIterator[tuple[Intake, PostgresIntakeStore]]:
+    """Intake that runs, and its store."""
+    async with AsyncExitStack() as stack:
+        clock = Clock()
+        queue = ReadyQueue(url, prefix)
+        stack.push_async_callback(queue.close)
+        session = await stack.enter_async_context(Session(dsn, "drill intake", clock))
+        reads = await stack.enter_async_context(Session(dsn, "drill reads", clock))
+        store = PostgresIntakeStore(session)
+        revisions = Revisions(PostgresRunStore(reads, reads).revision, default_actions())
+        intake = Intake(store, revisions, Offers(queue), clock)
+        running = asyncio.ensure_future(intake.run())
+        try:
+            yield intake, store
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

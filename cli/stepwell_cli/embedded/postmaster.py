@@ -15,9 +15,9 @@ _READY = 7  #: the line of postmaster.pid that holds the state
 
 
 def is_ready(data: Path, pid: int) -> bool:
-    """Whether postmaster ``pid`` accepts sessions, recovery being done."""
+    """Whether postmaster ``pid`` accepts sessions: recovery is done, or it is a standby's, which never is."""
     lines = _pid_file(data)
-    return len(lines) > _READY and lines[0].strip() == str(pid) and lines[_READY].strip() == "ready"
+    return len(lines) > _READY and lines[0].strip() == str(pid) and lines[_READY].strip() in {"ready", "standby"}
 
 
 def end_orphan(data: Path) -> None:
