@@ -130,6 +130,7 @@ class MemoryStore:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.unsupported: set[int] = set()
+        self.not_begun: set[str] = set()
         self.faults: list[Fault] = []
         self.calls: list[str] = []
         self.flushed: list[list[FlushEntry]] = []
@@ -233,11 +234,12 @@ class MemoryStore:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
+    async def hand_back(self, worker: int, runs: dict[str, int], *, begun: bool = True) -> list[str]:
         def effect() -> list[str]:
             rows = [r for r in self._owned(worker) if runs.get(r.id) == r.fence]
             for row in rows:
                 self.database.change(row, "queued" if row.cancelled_at is None else "cancelled")
+                self.not_begun |= set() if begun else {row.id}
             return [row.id for row in rows]
 
         return await self._statement("hand_back", effect)

@@ -687,6 +687,20 @@ async def test_a_worker_hands_back_only_what_is_its_own(database: str) -> None:
         assert await side.runs.hand_back(worker, wanted) == []
 
 
+async def test_what_no_worker_could_execute_was_not_started(database: str) -> None:
+    async with staged(database) as stage:
+        worker, side = await stage.worker(), await stage.side()
+        fresh, stepped = await stage.running(worker, 2)
+        await side.runs.flush(worker, [progress(stepped, "charge")])
+        woken = await stage.waiting(worker, due_in=-1.0)
+        await side.upkeep.wake_due(1)
+        (resumed,) = await side.runs.claim(worker, [woken], 9)
+        runs = {run.id: run.fence for run in (fresh, stepped, resumed)}
+        assert len(await side.runs.hand_back(worker, runs, begun=False)) == 3
+        started = {run_id for run_id in runs if (await stage.run(run_id))["started_at"] is not None}
+        assert started == {stepped.id, resumed.id}, "others had executed these"
+
+
 async def test_a_cancelled_run_that_is_handed_back_ends(database: str) -> None:
     async with staged(database) as stage:
         worker, side = await stage.worker(), await stage.side()

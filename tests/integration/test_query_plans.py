@@ -185,8 +185,8 @@ def test_cancel_wake_and_hand_back_read_what_they_change(world: World, count: in
     queued, held = world.history.queued[:count], world.held(count)
     world.check(world.explain(RUNS["cancel"], namespace="shop-1", ids=uuid_array(queued)), queued, touches=2)
     world.check(world.explain(RUNS["wake"], ids=uuid_array(queued)), queued, touches=2)
-    back = world.explain(RUNS["hand_back"], worker=world.history.worker, **claims_set(held))
-    world.check(back, list(held), touches=2)
+    back = world.explain(RUNS["hand_back"], worker=world.history.worker, begun=False, **claims_set(held))
+    world.check(back, list(held), touches=2, steps=1)
 
 
 @pytest.mark.parametrize("count", [50, 1_000])
@@ -272,7 +272,7 @@ def id_statements(world: World, count: int) -> Iterator[tuple[str, Plan]]:
     yield "flush", world.explain(RUNS["flush"], **flush)
     yield "cancel", world.explain(RUNS["cancel"], namespace="shop-1", ids=uuid_array(queued))
     yield "wake", world.explain(RUNS["wake"], ids=uuid_array(queued))
-    yield "hand_back", world.explain(RUNS["hand_back"], worker=history.worker, **claims_set(held))
+    yield "hand_back", world.explain(RUNS["hand_back"], worker=history.worker, begun=False, **claims_set(held))
     yield "reap", world.explain(MAINTENANCE["reap"], deaths=5, **claims_set(held))
     yield "wake_due", world.explain(MAINTENANCE["wake_due"], ids=uuid_array(waiting))
     yield "wake_stranded", world.explain(MAINTENANCE["wake_stranded"], ids=uuid_array(waiting))

@@ -188,6 +188,7 @@ async def test_a_revision_that_does_not_run_here_is_handed_back_and_not_claimed_
         await s.offer("other")
         await asyncio.sleep(10)
         assert s.database.rows["other"].claims == 1
+        assert s.store.not_begun == {"other"}, "it goes on waiting for its start"
         assert s.database.rows["mine"].status == "succeeded"
         assert s.store.unsupported == {2}
 

@@ -251,7 +251,7 @@ class Dispatcher:
             about = {"run": run.id, "namespace": run.namespace}
             log.error("revision %d cannot run on this worker: %s", run.revision_id, exc, extra=about)  # noqa: TRY400
             self._store.unsupported.add(run.revision_id)
-            await self._patiently(lambda: self._store.hand_back(self._worker, {run.id: run.fence}))
+            await self._patiently(lambda: self._store.hand_back(self._worker, {run.id: run.fence}, begun=False))
             return None
 
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:

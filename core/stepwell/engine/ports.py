@@ -150,8 +150,10 @@ class RunStore(Protocol):
     async def owned(self, worker: int) -> dict[str, int]:
         """The runs that the database says this worker owns, with their fences."""
 
-    async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
-        """Put owned runs (id and fence) back into the queue; returns those that were."""
+    async def hand_back(self, worker: int, runs: dict[str, int], *, begun: bool = True) -> list[str]:
+        """Put owned runs (id and fence) back into the queue; returns those that were. Without ``begun`` this worker could
+        not execute them: they count as not started, unless another one had done so.
+        """
 
     async def flush(self, worker: int, entries: Sequence[FlushEntry]) -> dict[str, Kept]:
         """Write all entries in one transaction. Runs that are absent from the answer were no longer owned.

@@ -87,9 +87,9 @@ class PostgresRunStore:
         rows = await self._claims.execute(_SQL["owned"], {"worker": worker})
         return {row[0]: row[1] for row in rows}
 
-    async def hand_back(self, worker: int, runs: dict[str, int]) -> list[str]:
+    async def hand_back(self, worker: int, runs: dict[str, int], *, begun: bool = True) -> list[str]:
         """See RunStore."""
-        rows = await self._claims.execute(_SQL["hand_back"], {"worker": worker, **claims_set(runs)})
+        rows = await self._claims.execute(_SQL["hand_back"], {"worker": worker, "begun": begun, **claims_set(runs)})
         return [row[0] for row in rows]
 
 

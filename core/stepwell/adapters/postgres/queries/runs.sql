@@ -178,7 +178,8 @@ WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)
 
 -- name: hand_back
 -- Runs that the worker owns on paper only go back into the queue, with no recovery counted. One whose cancel was
--- acknowledged ends instead: nobody may start anything of it.
+-- acknowledged ends instead: nobody may start anything of it. What could not be executed here, and nowhere before, was
+-- not started: it goes on counting among those that wait for it.
 WITH owned AS MATERIALIZED (
   SELECT r.id FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[])
@@ -190,6 +191,8 @@ WITH owned AS MATERIALIZED (
 )
 UPDATE runs AS r
 SET status = CASE WHEN r.cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
+    started_at = CASE WHEN %(begun)s OR r.wakes > 0 OR ((r.id IN (
+      SELECT s.run_id FROM run_steps s WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.fence > 0)) IS TRUE) THEN r.started_at END,
     finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
     expires_at = CASE WHEN r.cancel_requested_at IS NOT NULL THEN clock_timestamp()
       + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
