@@ -6,12 +6,15 @@ Both listen on loopback, end with the test session, and keep nothing. RBAC is on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
+import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +133,7 @@ def kube_server() -> Iterator[KubeServer]:
         _start(stack, directory, [str(place / "etcd"), *_etcd(directory, etcd, peer)])
         server = _start(stack, directory, [str(place / "kube-apiserver"), *_apiserver(directory, etcd, api)])
         kube = KubeServer(directory, place / "kubectl", f"https://127.0.0.1:{api}", directory / "ca.crt", users)
-        eventually_sync(lambda: _ready(kube, server, directory), START)
+        eventually_sync(lambda: _ready(kube, server, directory), START, pause=0.05)
         kube.apply(ROOT / "crds" / "workflows.yaml", ROOT / "crds" / "workflowruns.yaml")
         kube.kubectl(
             "wait", "--for=condition=Established", "crd/workflows.stepwell.dev", "crd/workflowruns.stepwell.dev"
@@ -144,7 +147,11 @@ def _groups(name: str) -> str:
 
 def _ready(kube: KubeServer, server: subprocess.Popen[bytes], directory: Path) -> bool:
     assert server.poll() is None, (directory / "kube-apiserver.log").read_text("utf-8", "replace")[-3000:]
-    return kube.kubectl("get", "--raw", "/readyz", check=False).returncode == 0
+    trust = ssl.create_default_context(cafile=str(kube.authority))
+    asked = urllib.request.Request(f"{kube.url}/readyz", headers={"Authorization": f"Bearer {kube.token('admin')}"})
+    with contextlib.suppress(OSError), urllib.request.urlopen(asked, timeout=5, context=trust) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def _etcd(directory: Path, port: int, peer: int) -> list[str]:

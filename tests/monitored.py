@@ -1,4 +1,8 @@
-"""A whole system as processes, with ports for metrics and a small load, to be watched by a Prometheus."""
+"""A whole system as processes, with ports for metrics and a small load, to be watched by a Prometheus.
+
+Its first workers have the settings that ship; others are started with `HURRY` and what a fault needs. All are forked from one
+`Nursery`. The jobs of the leader that come round rarely come as much more often as Prometheus' minutes are shorter.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,30 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import signal
 import ssl
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import kube_server
 import operating
-import psycopg
-from commands import STEPWELL, environment
+from commands import environment
 from http_servers import unused_port
+from nursery import Nursery
+from prometheus import HASTE
 from waiting import eventually_sync
+from watched_workflows import NAMESPACE, Receiver, workflows
 
 from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
 from stepwell.adapters.postgres.migrate import migrate
 from stepwell.adapters.postgres.session import Session
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.engine.apply import revision_of
+from stepwell.engine.maintenance import audit, gauges
 from stepwell.metrics.operator import OperatorMetrics
 from stepwell.metrics.serving import serving
 from stepwell.settings import OperationsSettings
@@ -36,73 +43,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-NAMESPACE = "growth"
 START = 60.0  #: seconds that a process may take on a busy machine
-#: Death is declared after 10 s, and the lead falls to another after 5: time enough for a scrape a second to see it.
-TIMES = {"STEPWELL_HEARTBEAT": "1s", "STEPWELL_TRUST_WINDOW": "4s", "STEPWELL_DEATH_SILENCE": "10s"}
+LOOK = 0.05  #: seconds between two looks at it
+#: Trust ends after a second, death is declared after one and a half, the lead falls to another after half of that.
+HURRY = {"STEPWELL_HEARTBEAT": "250ms", "STEPWELL_TRUST_WINDOW": "1s", "STEPWELL_DEATH_SILENCE": "1500ms"}
+PERIODS = {
+    "stepwell.engine.maintenance.gauges.PERIOD": gauges.PERIOD / HASTE,
+    "stepwell.engine.maintenance.audit.PERIOD": audit.PERIOD / HASTE,
+    "stepwell.engine.suspects.PAUSE": 0.2,
+}
+PODS = {"worker": ["worker-0", "worker-1"], "gateway": ["gateway-0"], "operator": ["operator-0"]}
 
 
-def workflows(port: int) -> dict[str, dict[str, Any]]:
-    """Their specs by name; ``port`` is the receiver's."""
-
-    def hook(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return {"triggers": [{"name": "hook", "webhook": {"auth": {"public": {}}}, **more}], "steps": list(steps)}
-
-    def call(path: str) -> dict[str, Any]:
-        return {"name": "call", "httpCall": {"method": "POST", "url": f"http://127.0.0.1:{port}{path}", "body": {}}}
-
-    pick = {"name": "pick", "transform": {"value": {"n": "{{ run.input.n }}"}}}
-    return {
-        "welcome": hook(pick, call("/ok"), **{"if": "body.n % 10 != 0"}),
-        "orders": hook(pick, call("/ok"), {"name": "later", "wait": {"duration": "3s"}}),
-        "slow": hook(call("/held")),
-        "broken": hook({"name": "stop", "fail": {"message": "no"}}),
-        "paused": hook(pick) | {"suspend": True},
-        "nightly": {
-            "triggers": [
-                {"name": "skipping", "cron": {"schedule": "* * * * *", "missedRuns": "Skip"}},
-                {"name": "yearly", "cron": {"schedule": "0 4 1 1 *"}},
-            ],
-            "steps": [{"name": "one", "transform": {"value": 1}}],
-        },
-    }
-
-
-class Receiver(ThreadingHTTPServer):
-    """Answers at once, and what is posted to ``/held`` after `HELD` seconds, or when it is closed."""
-
-    HELD = 3.0
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.closing = threading.Event()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def handle_error(self, *_: object) -> None:
-        """Clients are killed on purpose."""
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
-
-
-class _Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"] or 0))
-        if self.path == "/held":
-            self.server.closing.wait(self.server.HELD)
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def log_message(self, *_: object) -> None:
-        pass
+def ports() -> dict[str, dict[str, int]]:
+    """A port for the metrics of each pod, by component and name."""
+    return {component: {name: unused_port() for name in names} for component, names in PODS.items()}
 
 
 @dataclass
@@ -112,7 +67,12 @@ class Process:
     name: str
     port: int
     log: Path
-    popen: subprocess.Popen[bytes]
+    pid: int
+    end: Path
+
+    @property
+    def running(self) -> bool:
+        return not self.end.exists()
 
     def metric(self, name: str) -> float:
         """The first sample of this name, 0 where it does not answer."""
@@ -123,14 +83,15 @@ class Process:
 
     def ready(self) -> bool:
         """Whether it says so."""
-        assert self.popen.poll() is None, self.log.read_text()
+        assert self.running, self.log.read_text()
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
         return False
 
     def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
+        if self.running:
+            os.kill(self.pid, signal.SIGKILL)
+            eventually_sync(lambda: not self.running, START)
 
 
 @dataclass
@@ -138,6 +99,8 @@ class System:
     """What runs. ``kube``: the API server that the operator watches; without one its metrics are fed by hand."""
 
     directory: Path
+    nursery: Nursery
+    ports: dict[str, dict[str, int]]
     postgres: EmbeddedPostgres
     valkey: EmbeddedValkey
     receiver: Receiver
@@ -145,11 +108,12 @@ class System:
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
     gateway_port: int = field(default_factory=unused_port)
     processes: dict[str, Process] = field(default_factory=dict)
-    operator_port: int = 0
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, name: str, **settings: str) -> Process:
         """``stepwell worker`` for ``worker-0``, and so on."""
-        port = unused_port()
+        command = name.split("-", maxsplit=1)[0]
+        port = self.ports[command][name]
         shared = {
             "DATABASE_URL": self.postgres.dsn(),
             "REDIS_URL": self.valkey.url,
@@ -158,42 +122,43 @@ class System:
             "STEPWELL_ALLOW_LOOPBACK": "true",
             "STEPWELL_KUBERNETES": "off",
         }
-        env = environment(**shared | TIMES | settings)
-        log = self.directory / f"{name}.log"
-        with log.open("wb") as output:
-            popen = subprocess.Popen(
-                [str(STEPWELL), name.split("-", maxsplit=1)[0]],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        self.processes[name] = Process(name, port, log, popen)
+        constants: dict[str, Any] = dict(PERIODS) if command == "worker" else {}
+        if "KUBECONFIG" in settings:  # kubernetes reads it once, at its import
+            for module in ("kubernetes", "kubernetes.aio"):
+                constants[f"{module}.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"] = settings["KUBECONFIG"]
+        log = self.directory / f"{name}.{next(self._numbers)}.log"
+        log.touch()
+        end = log.with_suffix(".end")
+        pid = self.nursery.process(command, environment(**shared | settings), log, end, constants)
+        self.processes[name] = Process(name, port, log, pid, end)
         return self.processes[name]
+
+    def start_workers(self, **settings: str) -> list[Process]:
+        """Those that do not run, impatient ones."""
+        running = {each.name for each in self.workers()}
+        return [self.start(name, **HURRY | settings) for name in PODS["worker"] if name not in running]
 
     def workers(self) -> list[Process]:
         """Those that run."""
-        return [
-            each for each in self.processes.values() if each.name.startswith("worker") and each.popen.poll() is None
-        ]
+        return [each for each in self.processes.values() if each.name in PODS["worker"] and each.running]
+
+    def ready(self) -> None:
+        """Wait until all processes are, and one of the workers leads."""
+        for process in self.processes.values():
+            eventually_sync(process.ready, START, pause=LOOK)
+        eventually_sync(self.leader, START, pause=LOOK)
 
     def leader(self) -> Process | None:
         """The worker that says so."""
         return next((each for each in self.workers() if each.metric("stepwell_leader ") == 1), None)
 
-    def pods(self) -> dict[str, dict[str, int]]:
-        """The ports of metrics by component and name."""
-        found: dict[str, dict[str, int]] = {"worker": {}, "gateway": {}, "operator": {"operator-0": self.operator_port}}
-        for process in self.processes.values():
-            found[process.name.split("-")[0]][process.name] = process.port
-        return found
-
-    def post(self, workflow: str, number: int) -> int:
-        """A delivery; the status of its answer, 0 without one."""
+    def post(self, workflow: str, number: int = 1) -> str | None:
+        """A delivery: the id of the run that it starts, None without one."""
         with contextlib.suppress(httpx.TransportError):
             url = f"http://127.0.0.1:{self.gateway_port}/hooks/{NAMESPACE}/{workflow}/hook"
-            return self.client.post(url, json={"n": number}).status_code
-        return 0
+            answer = self.client.post(url, json={"n": number})
+            return str(answer.json()["runId"]) if answer.status_code == 202 else None
+        return None
 
     def touch(self, number: int) -> None:
         """Change a Workflow in the cluster, and let the gateway ask the API server about a token."""
@@ -210,14 +175,6 @@ class System:
         with contextlib.suppress(httpx.TransportError):
             url = f"http://127.0.0.1:{self.gateway_port}/api/v1/namespaces/{NAMESPACE}/workflows"
             self.client.get(url, headers={"Authorization": f"Bearer unknown-{number}"})
-
-    def miss_ticks(self) -> None:
-        """Let the yearly trigger make up for a tick (once: no tick starts twice), and the other skip an hour of them."""
-        statement = """UPDATE schedules SET (tick_at, due_at) = (CASE trigger
-              WHEN 'yearly' THEN date_trunc('year', now(), 'UTC') - '1 year'::interval + '4 hours'::interval
-              ELSE date_trunc('minute', now()) - '1 hour'::interval END, now())"""
-        with psycopg.connect(self.postgres.dsn(), autocommit=True) as connection:
-            connection.execute(statement)
 
     @contextlib.contextmanager
     def load(self, *names: str, pause: float = 0.05, mood: Callable[[int], float] = lambda _: 1.0) -> Iterator[None]:
@@ -247,16 +204,18 @@ class System:
 
 
 @contextlib.contextmanager
-def system(directory: Path) -> Iterator[System]:
-    """Databases, two workers, a gateway and an operator, all of them ready."""
+def system(directory: Path, metrics: dict[str, dict[str, int]]) -> Iterator[System]:
+    """Databases, two workers, a gateway and an operator, all of them ready; ``metrics``: the ports of their metrics."""
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as together:
         there = kube_server.assets() is not None
         coming = together.submit(stack.enter_context, kube_server.kube_server()) if there else None
+        nursery = Nursery("worker", "gateway", *["operator"] * there)
+        stack.callback(nursery.close)
         databases = [together.submit(stack.enter_context, each) for each in (EmbeddedPostgres(), EmbeddedValkey())]
         postgres, valkey = (each.result() for each in databases)
         receiver = Receiver()
         stack.callback(receiver.close)
-        made = System(directory, postgres, valkey, receiver)
+        made = System(directory, nursery, metrics, postgres, valkey, receiver)
         stack.callback(made.close)
         asyncio.run(migrate(postgres.dsn()))
         made.start("worker-0")
@@ -269,22 +228,19 @@ def system(directory: Path) -> Iterator[System]:
             asyncio.run(_applied(made))
         else:
             _watched(made, kube)
-        for process in made.processes.values():
-            eventually_sync(process.ready, START)
-        eventually_sync(made.leader, START)
+        made.ready()
         yield made
 
 
 def _watched(made: System, kube: kube_server.KubeServer) -> None:
     """A real operator, which syncs the workflows."""
-    operator = made.start("operator-0", KUBECONFIG=str(kube.kubeconfig), STEPWELL_ADMISSION_PORT="0")
-    made.operator_port = operator.port
-    kube.kubectl("create", "namespace", NAMESPACE)
+    made.start("operator-0", KUBECONFIG=str(kube.kubeconfig), STEPWELL_ADMISSION_PORT="0")
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     items = [
         {"apiVersion": "stepwell.dev/v1alpha1", "kind": "Workflow", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
         for name, spec in workflows(made.receiver.server_port).items()
     ]  # fmt: skip
-    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": [namespace, *items]})
     kube.kubectl("apply", "--server-side", "-f", "-", given=given)
     kube.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=60s", "workflows", "--all")
 
@@ -299,12 +255,12 @@ async def _applied(made: System) -> None:
 @contextlib.contextmanager
 def _fed(made: System) -> Iterator[None]:
     """The operator's metrics without an operator."""
-    made.operator_port = unused_port()
+    port = made.ports["operator"]["operator-0"]
 
     async def main(thread: operating.Thread) -> None:
         metrics = OperatorMetrics()
         metrics.look = lambda: {"True": len(workflows(0)), "False": 0, "Unknown": 0}
-        async with serving(OperationsSettings(port=made.operator_port, address="127.0.0.1"), metrics.registry, dict):
+        async with serving(OperationsSettings(port=port, address="127.0.0.1"), metrics.registry, dict):
             thread.ready.set()
             while not thread.stopping.is_set():
                 metrics.synced(0.02)

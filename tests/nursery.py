@@ -1,19 +1,21 @@
-"""Worker processes that are forked from one that has imported everything: half a second of CPU less for each of them.
+"""Processes of Stepwell that are forked from one that has imported everything: a second of CPU less for each of them.
 
-Started as a program with STEPWELL_CRASH_AT set to anything. Reads from each line of stdin what a `Nursery` asks for, forks a
-`stepwell worker`, and writes its process id. When that ends, its exit code is put into the file that was named.
+Started as a program with STEPWELL_CRASH_AT set to anything, and the commands that it is to know (`worker`, …). Reads from each
+line of stdin what a `Nursery` asks for, forks a `stepwell worker`, and writes its process id. When that ends, its exit code is
+put into the file that was named.
 """
 
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import signal
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -24,18 +26,38 @@ PARENT = {"STEPWELL_CRASH_AT": "nowhere"}  #: the points are in place when the c
 
 
 class Nursery:
-    """The parent of worker processes. When it ends, they are killed."""
+    """The parent of processes of these commands. When it ends, they are killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *commands: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], env=os.environ | PARENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, __file__, *commands],
+            env=os.environ | PARENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     def worker(self, environment: Mapping[str, str], log: Path, end: Path) -> int:
-        """The process id of a new one that writes to ``log``; its exit code will be in ``end``."""
+        """The process id of a new worker that writes to ``log``; its exit code will be in ``end``."""
+        return self.process("worker", environment, log, end)
+
+    def process(
+        self,
+        command: str,
+        environment: Mapping[str, str],
+        log: Path,
+        end: Path,
+        constants: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Likewise for any command. ``constants`` of its modules are set first: {"package.module.NAME": value}."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"environment": dict(environment), "log": str(log), "end": str(end)}
+        order = {
+            "command": command,
+            "environment": dict(environment),
+            "log": str(log),
+            "end": str(end),
+            "constants": dict(constants or {}),
+        }
         self._process.stdin.write(orjson.dumps(order) + b"\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -48,7 +70,7 @@ class Nursery:
 @cache
 def nursery() -> Nursery:
     """The one of this test process, started when it is first needed."""
-    made = Nursery()
+    made = Nursery("worker")
     atexit.register(made.close)
     return made
 
@@ -70,7 +92,7 @@ def _reap(*_: object) -> None:
         whole.replace(end)
 
 
-def _fork(order: dict[str, str]) -> bool:
+def _fork(order: dict[str, Any]) -> bool:
     """Whether this is the new process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     pid = os.fork()
@@ -85,7 +107,7 @@ def _fork(order: dict[str, str]) -> bool:
     return pid == 0
 
 
-def _become_worker(environment: dict[str, str], log: str) -> None:
+def _become(command: str, environment: dict[str, str], log: str, constants: dict[str, Any]) -> None:
     from stepwell.engine import crashpoints
     from stepwell_cli.main import main
 
@@ -97,20 +119,26 @@ def _become_worker(environment: dict[str, str], log: str) -> None:
     os.environ.update(environment)
     if armed := environment.get("STEPWELL_CRASH_AT"):
         crashpoints._point = crashpoints._Point(armed)
-    sys.argv = ["stepwell", "worker"]
+    for place, value in constants.items():
+        module, _, name = place.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), place
+        setattr(sys.modules[module], name, value)
+    sys.argv = ["stepwell", command]
     main()
 
 
-def _serve() -> None:
+def _serve(*commands: str) -> None:
     from stepwell_cli import main, processes  # noqa: F401
-    from stepwell_worker import process  # noqa: F401
+
+    for command in commands:
+        importlib.import_module(f"stepwell_{command}.process")
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _reap)
     for line in iter(sys.stdin.buffer.readline, b""):
         order = orjson.loads(line)
         if _fork(order):
-            _become_worker(order["environment"], order["log"])
+            _become(order["command"], order["environment"], order["log"], order["constants"])
             return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for pid in _ends:
@@ -118,4 +146,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])

@@ -33,13 +33,13 @@ async def eventually(
         await asyncio.sleep(pause)
 
 
-def eventually_sync(predicate: Callable[[], T], timeout: float = 10.0) -> T:
-    """`eventually` without an event loop."""
+def eventually_sync(predicate: Callable[[], T], timeout: float = 10.0, *, pause: float = PAUSE) -> T:
+    """`eventually` without an event loop. Where a look is dear, a longer ``pause`` leaves the time to what is awaited."""
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         if time.monotonic() > deadline:
             raise AssertionError(f"after {timeout:g} s {_name(predicate)} still gives {value!r}")
-        time.sleep(PAUSE)
+        time.sleep(pause)
     return value
 
 
