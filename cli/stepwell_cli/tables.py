@@ -22,6 +22,8 @@ async def show_tables(session: Session, run_id: str | None) -> None:
     """Print both on stderr: of all runs, or of one, in a database that others use as well."""
     console = pages(error=True)
     box = SQUARE if console.encoding.lower().startswith("utf") else ASCII2
+    if not console.is_terminal:  # lines stand above it, and no table with an empty one below
+        console.print()
     for query, one, columns in _QUESTIONS:
         rows = await session.execute(query + (one if run_id else ""), {"run": run_id} if run_id else None)
         condition = one.replace("%(run)s", f"'{run_id}'") if run_id else ""
