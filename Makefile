@@ -17,6 +17,9 @@ KUBECTL ?= kubectl
 KIND := $(KUBECTL) --context kind-stepwell
 KIND_TELLS = { $(KIND) get pods -A -o wide; $(KIND) get events -A --field-selector type=Warning; exit 1; }
 
+# Tests start dozens of processes: each would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test chaos lint format bench lock wheels image policy dist kind-up kind-down e2e clean
 

@@ -6,7 +6,9 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import lending
 import pytest
+import scratch
 import services
 import uvloop
 
@@ -20,6 +22,7 @@ GRACE = 1.0  #: seconds that tasks have to end after their test
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    scratch.use_memory()
     config.addinivalue_line("markers", f"deadline(seconds): how long an async test may take (default {DEADLINE:g})")
 
 
@@ -75,21 +78,21 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres_server: str) -> Iterator[services.Databases]:
-    made = services.Databases(postgres_server)
+def databases(postgres_server: str) -> Iterator[lending.Databases]:
+    made = lending.Databases(postgres_server)
     yield made
     made.close()
 
 
 @pytest.fixture
-def database(databases: services.Databases) -> Iterator[str]:
+def database(databases: lending.Databases) -> Iterator[str]:
     """The DSN of a database of the test's own, with all migrations applied."""
-    with databases.clone() as dsn:
+    with databases.lent() as dsn:
         yield dsn
 
 
 @pytest.fixture
-def empty_database(databases: services.Databases) -> Iterator[str]:
+def empty_database(databases: lending.Databases) -> Iterator[str]:
     """The DSN of a database without tables."""
     with databases.empty() as dsn:
         yield dsn

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from services import Databases
+    from lending import Databases
 
 MANIFEST = """\
 apiVersion: stepwell.dev/v1alpha1
@@ -61,7 +61,7 @@ def history(
     """The environment of a database with three runs, the oldest first: two picked, one refused."""
     manifest = tmp_path_factory.mktemp("history") / "manifest.yaml"
     manifest.write_text(MANIFEST)
-    with databases.clone() as dsn:
+    with databases.lent() as dsn:
         env = {"DATABASE_URL": dsn, "REDIS_URL": valkey_server, "STEPWELL_REDIS_PREFIX": "history"}
         for workflow, code in ("pick", 0), ("pick", 0), ("refuse", 1):
             done = within("run", manifest, "-w", workflow, "-i", '{"email":"\\u001b[31m"}', env=env)

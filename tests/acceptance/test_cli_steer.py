@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from services import Databases
+    from lending import Databases
 
 FLOWS = """\
 apiVersion: stepwell.dev/v1alpha1
@@ -84,7 +84,7 @@ class Running:
 def dev(tmp_path_factory: pytest.TempPathFactory, databases: Databases, valkey_server: str) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("dev")
     (folder / "flows.yaml").write_text(FLOWS)
-    with databases.clone() as dsn, (folder / "log").open("wb") as log:
+    with databases.lent() as dsn, (folder / "log").open("wb") as log:
         env = commands.environment(DATABASE_URL=dsn, REDIS_URL=valkey_server, PORT="0")
         process = subprocess.Popen([str(commands.STEPWELL), "dev", "."], cwd=folder, env=env, stdout=log, stderr=log)
         with process:

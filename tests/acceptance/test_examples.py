@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from services import Databases
+    from lending import Databases
 
 CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("test-workflow.yaml", {"email": "user@example.com", "age": 20}, {"received": {"email": "user@example.com"}}),
@@ -51,7 +51,7 @@ def receiver() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def services(databases: Databases, valkey_server: str) -> Iterator[dict[str, str]]:
     """An environment that names running services."""
-    with databases.clone() as dsn:
+    with databases.lent() as dsn:
         yield {"DATABASE_URL": dsn, "REDIS_URL": valkey_server, "STEPWELL_REDIS_PREFIX": "examples"}
 
 

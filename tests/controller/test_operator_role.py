@@ -18,7 +18,7 @@ from stepwell.settings import AdmissionSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import services
+    import lending
     from kube_server import KubeServer
 
 WORKFLOW: dict[str, Any] = {
@@ -56,12 +56,12 @@ def events_of(kube: KubeServer) -> set[str]:
 
 
 @pytest.fixture
-def operated(kube: KubeServer, databases: services.Databases, valkey_server: str) -> Iterator[KubeServer]:
+def operated(kube: KubeServer, databases: lending.Databases, valkey_server: str) -> Iterator[KubeServer]:
     """An operator with the rights that it is shipped with, the webhook included, and a worker."""
     let_operate(kube)
     port = free_port()
     configure_webhook(kube, port)
-    with databases.clone() as dsn:
+    with databases.lent() as dsn:
         settings = operating.settings_for(dsn, valkey_server, "role")
         admission = AdmissionSettings(port=port, address="127.0.0.1")
         settings = dataclasses.replace(settings, operator=dataclasses.replace(settings.operator, admission=admission))

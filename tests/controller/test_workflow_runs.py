@@ -8,10 +8,10 @@ import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
+import lending
 import operating
 import psycopg
 import pytest
-import services
 from kubernetes.aio import client, config
 from waiting import eventually_sync
 
@@ -141,8 +141,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def settings(databases: services.Databases, valkey_server: str) -> Iterator[Settings]:
-    with databases.clone() as dsn:
+def settings(databases: lending.Databases, valkey_server: str) -> Iterator[Settings]:
+    with databases.lent() as dsn:
         yield operating.settings_for(dsn, valkey_server, "workflow-runs")
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
+import lending
 import operating
 import psycopg
 import pytest
@@ -103,8 +104,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(api: Api, databases: services.Databases, valkey_server: str) -> Iterator[World]:
-    with databases.clone() as dsn, pytest.MonkeyPatch.context() as patch:
+def world(api: Api, databases: lending.Databases, valkey_server: str) -> Iterator[World]:
+    with databases.lent() as dsn, pytest.MonkeyPatch.context() as patch:
         world = World(api, operating.settings_for(dsn, valkey_server, "workflows"))
         real = Cluster.show
 

@@ -17,7 +17,7 @@ from stepwell.adapters.postgres import queries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services import Databases
+    from lending import Databases
 
 SQL = queries.load("reading")
 RUNS = 40_000

@@ -18,7 +18,7 @@ from stepwell.engine.schedules import DueSchedule, Move, Tick
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services import Databases
+    from lending import Databases
 
 SCHEDULES = queries.load("schedules")
 

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services import Databases
+    from lending import Databases
 
 COMPONENTS = Path(__file__).parents[2] / "deploy" / "components"
 TOLERANCE = 0.1  #: how far the API server's autoscaler lets a ratio be from 1 before it acts
