@@ -78,48 +78,71 @@ def test_the_next_version_is_applied_over_this_one(cluster: KubeServer, tmp_path
     try:
         cluster.kubectl("apply", *way, "-f", written(tmp_path, documents))
         cluster.kubectl("scale", "-n", SYSTEM, "deployment/stepwell-worker", "--replicas=7")
+        before = _stored(cluster, documents, tmp_path)
         upgraded = json.loads(json.dumps(documents).replace("stepwell:kind", "stepwell:next"))
         cluster.kubectl("apply", *way, "-f", written(tmp_path, upgraded))
-        found = json.loads(cluster.kubectl("get", "-n", SYSTEM, "deployments", "-o", "json").stdout)["items"]
-        images = {
-            each["metadata"]["name"]: each["spec"]["template"]["spec"]["containers"][0]["image"] for each in found
-        }
-        assert {name: image for name, image in images.items() if name.startswith("stepwell-")} == dict.fromkeys(
-            ("stepwell-operator", "stepwell-gateway", "stepwell-worker"), "stepwell:next"
+        after = _stored(cluster, documents, tmp_path)
+        assert after != before
+        assert after == json.loads(json.dumps(before).replace("stepwell:kind", "stepwell:next")), (
+            "the image, nothing else"
         )
-        (worker,) = [each for each in found if each["metadata"]["name"] == "stepwell-worker"]
-        assert worker["spec"]["replicas"] == 7, "the autoscaler's number stays"
+        assert after["Deployment stepwell-worker"]["spec"]["replicas"] == 7, "the autoscaler's number stays"
+        images = json.dumps([each["spec"] for name, each in after.items() if name.startswith("Deployment stepwell-")])
+        assert images.count('"stepwell:next"') == 4, "three processes and the migrations"
+        if way:
+            cluster.kubectl("apply", *way, "-f", written(tmp_path, documents))
+            assert _stored(cluster, documents, tmp_path) == before, "a rollback leaves nothing of it"
     finally:
         kept = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
         leaving = [each for each in documents if each["kind"] not in kept]
         cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", written(tmp_path, leaving))
 
 
+def _stored(cluster: KubeServer, documents: list[Document], directory: Path) -> dict[str, Document]:
+    """What the API server has of the documents, without what it counts and notes itself."""
+    found = json.loads(cluster.kubectl("get", "-f", written(directory, documents), "-o", "json").stdout)["items"]
+    noted = ("managedFields", "resourceVersion", "generation", "annotations")
+    for each in found:
+        each["metadata"] = {name: value for name, value in each["metadata"].items() if name not in noted}
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in found}
+
+
 @pytest.mark.parametrize("target", [*OVERLAYS, SAMPLES])
 def test_the_strictest_level_of_pod_security_admits_every_pod(cluster: KubeServer, target: str) -> None:
     namespace = "stepwell-samples" if target == SAMPLES else SYSTEM
-    claims = [
-        {"name": claim["metadata"]["name"], "emptyDir": {}}
-        for each in of(rendered(target), "StatefulSet").values()
-        for claim in each["spec"]["volumeClaimTemplates"]
-    ]
-    for name, template in pods(rendered(target)).items():
-        spec = template["spec"] | {"volumes": [*template["spec"].get("volumes", ()), *claims]}
-        created = _create(cluster, namespace, name, spec)
-        assert (created.returncode, created.stderr) == (0, ""), f"{name}: {created.stderr}"
+    claims = {
+        name: [claim["metadata"]["name"] for claim in each["spec"]["volumeClaimTemplates"]]
+        for name, each in of(rendered(target), "StatefulSet").items()
+    }
+    templates = pods(rendered(target))
+    created = _create(cluster, namespace, {name: _spec(each, claims.get(name, [])) for name, each in templates.items()})
+    cluster.kubectl("delete", "pods", "-n", namespace, "--all", "--force", "--grace-period=0")
+    assert (created.returncode, created.stderr) == (0, "")
+    assert len(created.stdout.splitlines()) == len(templates)
 
 
 @pytest.mark.parametrize("namespace", [SYSTEM, "stepwell-samples"])
 def test_a_laxer_pod_would_be_refused(cluster: KubeServer, namespace: str) -> None:
     spec = json.loads(json.dumps(pods(rendered("base"))["stepwell-worker"]["spec"]))
     del spec["securityContext"]["seccompProfile"]
-    refused = _create(cluster, namespace, "lax", spec)
+    refused = _create(cluster, namespace, {"lax": spec})
     assert 'violates PodSecurity "restricted:latest": seccompProfile' in refused.stderr
 
 
-def _create(cluster: KubeServer, namespace: str, name: str, spec: dict[str, Any]) -> Any:
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
-    return cluster.kubectl("create", "--dry-run=server", "-f", "-", given=json.dumps(pod), check=False)
+def _spec(template: Document, claims: list[str]) -> dict[str, Any]:
+    """A pod's, with the volumes that its StatefulSet would add."""
+    volumes = [{"name": each, "persistentVolumeClaim": {"claimName": f"{each}-0"}} for each in claims]
+    return {**template["spec"], "volumes": [*template["spec"].get("volumes", ()), *volumes]}
+
+
+def _create(cluster: KubeServer, namespace: str, specs: dict[str, dict[str, Any]]) -> Any:
+    """Create pods, as controllers do: by themselves, so that admission sees what would run."""
+    items = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+        for name, spec in specs.items()
+    ]
+    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    return cluster.kubectl("create", "-f", "-", given=given, check=False)
 
 
 NEEDS = {
