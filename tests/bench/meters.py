@@ -64,6 +64,15 @@ class Meters:
         assert row is not None
         return int(row[0])
 
+    def disk(self) -> int:
+        """Bytes of all tables with their indexes, as they stand on disk."""
+        row = self._database.execute(
+            "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c"
+            " WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
     def close(self) -> None:
         self._database.close()
         self._redis.close()

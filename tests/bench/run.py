@@ -39,7 +39,7 @@ PROBES = 200  # single runs for latency on an idle system
 async def drain(dsn: str, url: str, name: str, port: int, runs: int, processes: int) -> dict[str, float]:
     """Preload a backlog, then start the workers: how fast is it drained, and at what cost a run."""
     meters = Meters(dsn, url)
-    position = meters.wal_position()
+    position, disk = meters.wal_position(), meters.disk()
     async with client(dsn, url) as load:
         await load.apply(name, WORKLOADS[name](port))
         await load.preload(name, INPUT, runs)
@@ -49,7 +49,7 @@ async def drain(dsn: str, url: str, name: str, port: int, runs: int, processes: 
         await asyncio.sleep(1.2)  # the statistics of the server are sent once a second
         used = meters.read(pids)
         rss = max(map(rss_of, pids))
-        wal = meters.wal_since(position)
+        wal, disk = meters.wal_since(position), meters.disk() - disk
     cost = used - before
     meters.close()
     return {
@@ -57,6 +57,7 @@ async def drain(dsn: str, url: str, name: str, port: int, runs: int, processes: 
         "commits_per_run": cost.writes / runs,
         "statements_per_run": cost.statements / runs,
         "wal_bytes_per_run": wal / runs,
+        "disk_bytes_per_run": disk / runs,
         "redis_calls_per_run": cost.redis_calls / runs,
         "cpu_s_per_1000": cost.cpu / runs * 1000,
         "rss_mb": rss,
