@@ -1,11 +1,13 @@
 """A real kube-apiserver with its etcd, from where envtest keeps them: `KUBEBUILDER_ASSETS` or /usr/local/kubebuilder/bin.
 
-Both listen on loopback, end with the test session, and keep nothing. RBAC is on; `admin` is in ``system:masters``, and
+Both listen on loopback, end with the test process, and keep nothing. `shared` is one for all modules of a test process: each
+leaves it without an object. RBAC is on; `admin` is in ``system:masters``, and
 `KubeServer.user` makes kubeconfigs of others by their token.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -14,12 +16,13 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import trustme
 import yaml
 from cryptography.hazmat.primitives import serialization
@@ -82,6 +85,12 @@ class KubeServer:
             )
         return found
 
+    def client(self) -> httpx.Client:
+        """Speaks to it as the administrator."""
+        trust = ssl.create_default_context(cafile=str(self.authority))
+        headers = {"Authorization": f"Bearer {self.token('admin')}"}
+        return httpx.Client(base_url=self.url, headers=headers, verify=trust, timeout=30)
+
     def kubectl(
         self,
         *arguments: str,
@@ -113,6 +122,14 @@ USERS = ("admin", "alice", "bob", "operator", "worker", "gateway")
 """Who has a token. Only `admin` may do anything without a binding."""
 
 
+@cache
+def shared() -> KubeServer:
+    """The one of this test process, started when it is first needed."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(kube_server())
+
+
 @contextmanager
 def kube_server() -> Iterator[KubeServer]:
     """Start both, with the project's CRDs applied."""
@@ -133,11 +150,9 @@ def kube_server() -> Iterator[KubeServer]:
         _start(stack, directory, [str(place / "etcd"), *_etcd(directory, etcd, peer)])
         server = _start(stack, directory, [str(place / "kube-apiserver"), *_apiserver(directory, etcd, api)])
         kube = KubeServer(directory, place / "kubectl", f"https://127.0.0.1:{api}", directory / "ca.crt", users)
-        eventually_sync(lambda: _ready(kube, server, directory), START, pause=0.05)
-        kube.apply(ROOT / "crds" / "workflows.yaml", ROOT / "crds" / "workflowruns.yaml")
-        kube.kubectl(
-            "wait", "--for=condition=Established", "crd/workflows.stepwell.dev", "crd/workflowruns.stepwell.dev"
-        )
+        with kube.client() as client:
+            eventually_sync(lambda: _ready(client, server, directory), START, pause=0.05)
+            _define_kinds(client)
         yield kube
 
 
@@ -145,13 +160,30 @@ def _groups(name: str) -> str:
     return "system:masters" if name == "admin" else "people"
 
 
-def _ready(kube: KubeServer, server: subprocess.Popen[bytes], directory: Path) -> bool:
+def _ready(client: httpx.Client, server: subprocess.Popen[bytes], directory: Path) -> bool:
     assert server.poll() is None, (directory / "kube-apiserver.log").read_text("utf-8", "replace")[-3000:]
-    trust = ssl.create_default_context(cafile=str(kube.authority))
-    asked = urllib.request.Request(f"{kube.url}/readyz", headers={"Authorization": f"Bearer {kube.token('admin')}"})
-    with contextlib.suppress(OSError), urllib.request.urlopen(asked, timeout=5, context=trust) as answer:
-        return bool(answer.status == 200)
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/readyz").status_code == 200
     return False
+
+
+def _define_kinds(client: httpx.Client) -> None:
+    """Without kubectl, which takes longer to start than the API server to answer."""
+    for name in ("workflows", "workflowruns"):
+        place = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}.stepwell.dev"
+        applied = client.patch(
+            place,
+            params={"fieldManager": "tests"},
+            headers={"Content-Type": "application/apply-patch+yaml"},
+            content=(ROOT / "crds" / f"{name}.yaml").read_bytes(),
+        )
+        assert applied.is_success, applied.text
+        eventually_sync(lambda place=place: _established(client.get(place).json()), START, pause=0.02)
+
+
+def _established(definition: dict[str, Any]) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or ()
+    return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
 
 
 def _etcd(directory: Path, port: int, peer: int) -> list[str]:

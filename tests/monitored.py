@@ -12,13 +12,13 @@ import itertools
 import json
 import os
 import signal
-import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import kube_api
 import kube_server
 import operating
 from commands import environment
@@ -165,13 +165,10 @@ class System:
         if self.kube is None:
             return
         path = f"/apis/stepwell.dev/v1alpha1/namespaces/{NAMESPACE}/workflows/broken"
-        headers = {
-            "Authorization": f"Bearer {self.kube.token('admin')}",
-            "Content-Type": "application/merge-patch+json",
-        }
-        changed = json.dumps({"spec": {"description": f"version {number}"}})
-        with httpx.Client(verify=ssl.create_default_context(cafile=str(self.kube.authority))) as client:
-            client.patch(self.kube.url + path, headers=headers, content=changed).raise_for_status()
+        merge = {"Content-Type": "application/merge-patch+json"}
+        with self.kube.client() as client:
+            changed = {"spec": {"description": f"version {number}"}}
+            client.patch(path, headers=merge, content=json.dumps(changed)).raise_for_status()
         with contextlib.suppress(httpx.TransportError):
             url = f"http://127.0.0.1:{self.gateway_port}/api/v1/namespaces/{NAMESPACE}/workflows"
             self.client.get(url, headers={"Authorization": f"Bearer unknown-{number}"})
@@ -208,7 +205,7 @@ def system(directory: Path, metrics: dict[str, dict[str, int]]) -> Iterator[Syst
     """Databases, two workers, a gateway and an operator, all of them ready; ``metrics``: the ports of their metrics."""
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as together:
         there = kube_server.assets() is not None
-        coming = together.submit(stack.enter_context, kube_server.kube_server()) if there else None
+        coming = together.submit(kube_server.shared) if there else None
         nursery = Nursery("worker", "gateway", *["operator"] * there)
         stack.callback(nursery.close)
         databases = [together.submit(stack.enter_context, each) for each in (EmbeddedPostgres(), EmbeddedValkey())]
@@ -227,22 +224,26 @@ def system(directory: Path, metrics: dict[str, dict[str, int]]) -> Iterator[Syst
             stack.enter_context(_fed(made))
             asyncio.run(_applied(made))
         else:
-            _watched(made, kube)
+            stack.enter_context(_watched(made, kube))
         made.ready()
         yield made
 
 
-def _watched(made: System, kube: kube_server.KubeServer) -> None:
+@contextlib.contextmanager
+def _watched(made: System, kube: kube_server.KubeServer) -> Iterator[None]:
     """A real operator, which syncs the workflows."""
     made.start("operator-0", KUBECONFIG=str(kube.kubeconfig), STEPWELL_ADMISSION_PORT="0")
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    items = [
-        {"apiVersion": "stepwell.dev/v1alpha1", "kind": "Workflow", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
-        for name, spec in workflows(made.receiver.server_port).items()
-    ]  # fmt: skip
-    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": [namespace, *items]})
-    kube.kubectl("apply", "--server-side", "-f", "-", given=given)
-    kube.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=60s", "workflows", "--all")
+    with kube.client() as client:
+        client.post("/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}})
+    api = kube_api.of_server(kube)
+    specs = workflows(made.receiver.server_port)
+    for name, spec in specs.items():
+        api.create(name, spec, NAMESPACE)
+    for name in specs:
+        eventually_sync(lambda name=name: api.ready(name, NAMESPACE) == ("True", "Synced"), START, pause=LOOK)
+    yield
+    api.clear()
+    api.close()
 
 
 async def _applied(made: System) -> None:

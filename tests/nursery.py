@@ -128,10 +128,12 @@ def _become(command: str, environment: dict[str, str], log: str, constants: dict
 
 
 def _serve(*commands: str) -> None:
+    from stepwell.collector import settle
     from stepwell_cli import main, processes  # noqa: F401
 
     for command in commands:
         importlib.import_module(f"stepwell_{command}.process")
+    settle()  # or each of them would walk through all modules, and copy their pages by that
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _reap)

@@ -129,7 +129,7 @@ def silent(watching: Prometheus, *names: str) -> None:
 
 def test_no_alert_fires_under_normal_load(system: System, watching: Prometheus) -> None:
     began = time.time()
-    with system.load(*NORMAL):
+    with system.load(*NORMAL, pause=0.03):
         eventually_sync(
             lambda: all(
                 numbers(watching.query(f'rate(stepwell_runs_total{{workflow="{name}"}}[5s]) > 0')) for name in NORMAL

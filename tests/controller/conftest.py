@@ -25,12 +25,11 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def kube_of_all() -> Iterator[kube_server.KubeServer]:
+def kube_of_all() -> kube_server.KubeServer:
     """A real API server with the project's CRDs; skips where there is none."""
     if not REAL:
         pytest.skip(MISSING)
-    with kube_server.kube_server() as server:
-        yield server
+    return kube_server.shared()
 
 
 @pytest.fixture(scope="session")
