@@ -209,10 +209,44 @@ def test_databases_may_write_where_their_images_do() -> None:
 
 
 def test_kind_hands_the_port_on() -> None:
-    (mapping,) = yaml.safe_load((ROOT / "kind-config.yaml").read_text("utf-8"))["nodes"][0]["extraPortMappings"]
+    (mapping,) = kind_config()["nodes"][0]["extraPortMappings"]
     (port,) = of(rendered("overlays/kind"), "Service")["stepwell-gateway-node"]["spec"]["ports"]
     assert mapping["containerPort"] == port["nodePort"]
     assert config("overlays/kind")["STEPWELL_PUBLIC_URL"] == f"http://{mapping['listenAddress']}:{mapping['hostPort']}"
+
+
+def test_kind_reads_its_configuration() -> None:
+    """It refuses what it does not know; the names of its v1alpha4, as far as this takes them."""
+    found = kind_config()
+    assert (found["kind"], found["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
+    assert {*found} <= {"kind", "apiVersion", "name", "nodes", "networking", "featureGates", "runtimeConfig"}
+    for node in found["nodes"]:
+        assert {*node} <= {"role", "image", "labels", "extraMounts", "extraPortMappings", "kubeadmConfigPatches"}
+        assert node["role"] in {"control-plane", "worker"}
+        for mapping in node.get("extraPortMappings", ()):
+            assert {*mapping} <= {"containerPort", "hostPort", "listenAddress", "protocol"}
+            assert ip_address(mapping["listenAddress"]).is_loopback, "a cluster to try out is nobody else's"
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert f"--context kind-{found['name']}\n" in makefile
+    assert {*re.findall(r"--name (\w+)", makefile)} == {found["name"]}
+
+
+def test_kind_asks_no_registry_for_what_was_loaded() -> None:
+    own = [
+        each
+        for target in ("overlays/kind", "overlays/kind/samples")
+        for template in pods(rendered(target)).values()
+        for each in [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
+        if each["image"].startswith("stepwell")
+    ]
+    assert {each["image"] for each in own} == {"stepwell:kind"}
+    assert {each["imagePullPolicy"] for each in own} == {"IfNotPresent"}
+    assert (ROOT / "Makefile").read_text("utf-8").count("stepwell:kind") == 2, "what is built, and what is loaded"
+    assert "HorizontalPodAutoscaler" not in {each["kind"] for each in rendered("overlays/kind")}, "kind has no metrics"
+
+
+def kind_config() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "kind-config.yaml").read_text("utf-8")))
 
 
 def test_nothing_comes_in_or_goes_out_unless_it_is_named() -> None:

@@ -33,6 +33,43 @@ def test_the_recipe_of_the_image() -> None:
     assert [path for path in copied if f"!{path}" not in ignored] == []
 
 
+def expression(pattern: str) -> re.Pattern[str]:
+    """A pattern of .dockerignore: `**` is any number of directories, `*` stays within one."""
+    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(parts.get(each) or re.escape(each) for each in re.split(r"(\*\*/|\*\*|\*|\?)", pattern)))
+
+
+def sent(path: str) -> bool:
+    """Whether a file is part of what `docker build` gets: the last pattern decides that fits it or a directory of it."""
+    found = True
+    steps = [path, *(str(each) for each in Path(path).parents if each.name)]
+    for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            pattern = expression(line.removeprefix("!"))
+            if any(pattern.fullmatch(each) for each in steps):
+                found = line.startswith("!")
+    return found
+
+
+def test_what_is_built_of_is_sent_and_nothing_else() -> None:
+    lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    copied = [
+        each for line in lines if line.startswith("COPY ") and "--from" not in line for each in line.split()[1:-1]
+    ]
+    files = [
+        file for each in copied for file in ([ROOT / each] if (ROOT / each).is_file() else (ROOT / each).rglob("*"))
+    ]
+    names = {str(each.relative_to(ROOT)) for each in files if each.is_file() and "__pycache__" not in each.parts}
+    assert len(names) > 300
+    assert [each for each in sorted(names) if not sent(each)] == []
+    tops = {name.partition("/")[0] for name in names}
+    others = {each.name for each in ROOT.iterdir()} - tops
+    assert others >= {"tests", "docs", "deploy", "Makefile", "Dockerfile"}
+    inside = (".git/config", ".venv/pyvenv.cfg", ".env", ".stepwell/key", "build/install.yaml", "tests/conftest.py")
+    hidden = ("core/.env", "cli/.secret/key", "core/stepwell/__pycache__/a.cpython-313.pyc", "worker/a.pyc")
+    assert [each for each in (*others, *inside, *hidden) if sent(each)] == []
+
+
 def locked(name: str) -> dict[str, tuple[str, frozenset[str]]]:
     """What a lock file names: the line with the version and its condition, and the hashes."""
     blocks = re.split(r"\n(?=\S)", (ROOT / name).read_text("utf-8").strip())
