@@ -143,7 +143,7 @@ def rbac(
     ] = "stepwell-system",
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", metavar="NAME", help="Of Workflows that state none. Default: default."),
+        typer.Option("--namespace", "-n", metavar="NAME", help="Of Workflows that state none. Default: kubectl's."),
     ] = None,
     prefix: Annotated[
         str, typer.Option("--prefix", metavar="NAME", help="Begins the names of what is printed.")

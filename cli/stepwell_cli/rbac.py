@@ -54,11 +54,14 @@ def rbac(options: Options) -> None:
 
 
 def needs(found: Iterable[tuple[Document, Workflow]], options: Options) -> dict[tuple[str, str], set[str]]:
-    """The Secrets that each of ``worker`` and ``gateway`` reads in each namespace; only where there is any."""
+    """The Secrets that each of ``worker`` and ``gateway`` reads in each namespace; only where there is any.
+
+    A namespace that nobody states is empty: kubectl puts what is printed where it puts the Workflow.
+    """
     needed: dict[tuple[str, str], set[str]] = {}
     for document, workflow in found:
         stated = "metadata.namespace" in document.lines
-        namespace = document.namespace if stated else options.namespace or document.namespace
+        namespace = document.namespace if stated else options.namespace or ""
         uses = secret_uses(workflow.spec)
         for role, names in (("worker", uses.steps), ("gateway", uses.webhooks)):
             if names:
@@ -67,7 +70,7 @@ def needs(found: Iterable[tuple[Document, Workflow]], options: Options) -> dict[
 
 
 def _grant(namespace: str, role: str, names: Iterable[str], options: Options) -> list[dict[str, Any]]:
-    metadata = {"name": f"{options.prefix}-{role}-secrets", "namespace": namespace}
+    metadata = {"name": f"{options.prefix}-{role}-secrets"} | ({"namespace": namespace} if namespace else {})
     rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": sorted(names), "verbs": ["get"]}
     account = options.worker if role == "worker" else options.gateway
     place, _, name = account.rpartition("/")

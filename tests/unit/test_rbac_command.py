@@ -49,13 +49,13 @@ def printed(*arguments: str | Path) -> list[dict[str, Any]]:
 
 
 def given(objects: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The Secrets by ``namespace/role``."""
+    """The Secrets by ``namespace/role``; ``-`` for no namespace."""
     roles = [each for each in objects if each["kind"] == "Role"]
     for each in roles:
         (rule,) = each["rules"]
         assert (rule["apiGroups"], rule["resources"], rule["verbs"]) == ([""], ["secrets"], ["get"])
     return {
-        f"{each['metadata']['namespace']}/{each['metadata']['name']}": each["rules"][0]["resourceNames"]
+        f"{each['metadata'].get('namespace', '-')}/{each['metadata']['name']}": each["rules"][0]["resourceNames"]
         for each in roles
     }
 
@@ -90,7 +90,7 @@ def test_namespaces_stay_apart_and_options_name_others(tmp_path: Path) -> None:
     two.write_text(PLAIN.replace("NAME", "two").replace("SECRET", "b"))
     three.write_text(PLAIN.replace("{name: NAME}", "{name: three, namespace: shop}").replace("SECRET", "c"))
     assert given(printed(one, two, three)) == {
-        "default/stepwell-worker-secrets": ["a", "b"],
+        "-/stepwell-worker-secrets": ["a", "b"],
         "shop/stepwell-worker-secrets": ["c"],
     }
     named = printed(one, three, "-n", "growth", "--prefix", "mine", "--worker", "ours/runner")
