@@ -17,6 +17,9 @@ from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
+
 DEADLINE = 60.0  #: seconds a coroutine test may take; ``@pytest.mark.deadline(120)`` sets another
 GRACE = 1.0  #: seconds that tasks have to end after their test
 
@@ -24,6 +27,16 @@ GRACE = 1.0  #: seconds that tasks have to end after their test
 def pytest_configure(config: pytest.Config) -> None:
     scratch.use_memory()
     config.addinivalue_line("markers", f"deadline(seconds): how long an async test may take (default {DEADLINE:g})")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Who runs what under ``--dist loadfile``, see `scheduling`."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from scheduling import ByServer
+
+    return ByServer(config, log)
 
 
 def pytest_report_header() -> str:
