@@ -161,6 +161,11 @@ class CronStage:
         assert len(rows) <= 1
         return f"{rows[0]['tick_at'].astimezone(UTC):%m-%dT%H:%M}" if rows else None
 
+    async def active(self) -> int:
+        """The id of the active revision."""
+        (row,) = await self.stage.query("SELECT active_revision_id AS id FROM workflows WHERE name = 'nightly'")
+        return int(row["id"])
+
     async def end(self, run_id: str) -> None:
         """Let a queued run succeed."""
         await self.stage.query(
