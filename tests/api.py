@@ -149,13 +149,13 @@ def ending(status: RunStatus) -> End:
 
 @asynccontextmanager
 async def api(
-    dsn: str, redis_url: str, change: Callable[[Context], Context] = lambda context: context
+    dsn: str, redis_url: str, change: Callable[[Context], Context] = lambda context: context, role: str | None = None
 ) -> AsyncIterator[Api]:
     """A gateway with a fake cluster behind it, and the workflow ``order``."""
     access = FakeAccess()
     access.give("root", *ALL)
     async with (
-        gateway(dsn, redis_url, change=lambda context: change(replace(context, access=access))) as served,
+        gateway(dsn, redis_url, change=lambda context: change(replace(context, access=access)), role=role) as served,
         Session(dsn, "worker") as session,
     ):
         rows = await session.execute("INSERT INTO workers (host, process, version) VALUES ('h', 1, '0') RETURNING id")

@@ -115,10 +115,11 @@ async def gateway(
     change: Callable[[Context], Context] = lambda context: context,
     *,
     last: float = 0,
+    role: str | None = None,
     **fields: Any,
 ) -> AsyncIterator[Gateway]:
-    """Serving on a free port; ``fields`` are of GatewaySettings."""
-    settings = Settings(database_url=dsn, redis_url=redis_url, gateway=GatewaySettings(**fields))
+    """Serving on a free port; ``fields`` are of GatewaySettings, ``role`` is its own DSN, if it is not the tests'."""
+    settings = Settings(database_url=role or dsn, redis_url=redis_url, gateway=GatewaySettings(**fields))
     async with (
         opened(settings, secrets or vendors_secrets()) as context,
         AsyncExitStack() as server,
