@@ -7,27 +7,19 @@ What it does not show: pulling, networks and their policies, seccomp, memory lim
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import image_build
 import manifests
+import pod_system
 import psycopg
 import pytest
 import sample
 import sandbox
-import services
-import yaml
-from fault_proxy import FaultProxy
-from kube_access import free_port
-from pods import Node, Pod
-from psycopg.conninfo import make_conninfo
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from image_build import Image
     from kube_server import KubeServer
@@ -87,65 +79,18 @@ def test_everything_is_installed_that_the_packages_ask_for(image: Image, tmp_pat
 async def test_the_pods_carry_the_sample_from_start_to_end(
     image: Image, kube: KubeServer, empty_database: str, redis_url: str, tmp_path: Path
 ) -> None:
-    async with AsyncExitStack() as stack:
-        secret = await _databases(stack, empty_database, redis_url)
-        port = free_port()
-        samples = _moved(manifests.rendered("overlays/kind/samples"), port)
-        _apply(kube, tmp_path, [each for each in manifests.rendered("base") if each["kind"] in ACCESS])
-        _apply(kube, tmp_path, [each for each in samples if each["kind"] not in {"Deployment", "NetworkPolicy"}])
-        hosts = f"127.0.0.2 receiver.{sample.NAMESPACE}.svc\n"  # what has the API server's address is refused
-        system = manifests.rendered("overlays/kind")
-        node = Node(image, tmp_path / "node", system, {"stepwell-database": secret}, kube=kube, hosts=hosts)
-        migrated = await asyncio.to_thread(node.run_init, "stepwell-operator")
-        assert (migrated.returncode, "applied 0001_initial" in migrated.stdout) == (0, True), migrated.stderr
-        receiver = Node(image, tmp_path / "samples", samples, {})
-        running: list[Pod] = [stack.enter_context(receiver.running("receiver"))]
-        for name in ("operator", "gateway", "worker"):
-            more = {"STEPWELL_ALLOW_LOOPBACK": "true"} if name == "worker" else {}
-            running.append(stack.enter_context(node.running(f"stepwell-{name}", **more)))
-        for pod in running:
-            await eventually(_asked(pod.ready), 60, pause=0.1)
-        gateway = f"http://127.0.0.1:{running[2].ports['http']}"
-
+    async with pod_system.pods(image, kube, empty_database, redis_url, tmp_path) as running:
+        gateway = f"http://127.0.0.1:{running['gateway'].ports['http']}"
         address = await asyncio.to_thread(sample.ready, kube.kubectl)
         assert address == f"http://127.0.0.1:8080{sample.HOOK}"
         status = await asyncio.to_thread(sample.through_kubectl, kube.kubectl)
         run = await asyncio.to_thread(sample.through_webhook, gateway)
         await eventually(lambda: _succeeded(empty_database) >= {run, status["runId"]}, 30)
 
-        for pod in running[1:]:
+        for name in pod_system.PROCESSES:
+            pod = running[name]
             assert await asyncio.to_thread(pod.terminate) == 0, pod.text()
             assert "Traceback" not in pod.text(), pod.text()
-
-
-ACCESS = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
-
-
-async def _databases(stack: AsyncExitStack, dsn: str, redis_url: str) -> dict[str, str]:
-    """Both by TCP, as a pod reaches them: the tests' own listen on sockets in directories that are closed to others."""
-    postgres = await stack.enter_async_context(FaultProxy(services.postgres_address(dsn)))
-    valkey = await stack.enter_async_context(FaultProxy(services.redis_address(redis_url)))
-    return {
-        "DATABASE_URL": make_conninfo(dsn, host=postgres.host, port=postgres.port),
-        "REDIS_URL": f"redis://{valkey.host}:{valkey.port}",
-    }
-
-
-def _moved(documents: list[manifests.Document], port: int) -> list[manifests.Document]:
-    """The samples with their receiver on another port."""
-    found: list[manifests.Document] = json.loads(json.dumps(documents).replace("8099", str(port)))
-    return found
-
-
-def _apply(kube: KubeServer, directory: Path, documents: list[manifests.Document]) -> None:
-    file = directory / "applied.yaml"
-    file.write_text(yaml.safe_dump_all(documents), "utf-8")
-    kube.apply(file)
-
-
-def _asked(probe: Callable[[], bool]) -> Any:
-    """In a thread, because the databases' proxies live in this loop."""
-    return lambda: asyncio.to_thread(probe)
 
 
 def _succeeded(dsn: str) -> set[str]:
