@@ -56,7 +56,9 @@ class KubeCalls:
         return await self._call(kind, "GET", path, None)
 
     async def ask(self, kind: str, path: str, body: dict[str, Any]) -> Answer:
-        """Create a review, which the server answers and does not keep. Raises UnavailableError."""
+        """Create a review, which the server answers and does not keep, or an object of a name that nobody else takes: the
+        call may be repeated. Raises UnavailableError.
+        """
         return await self._call(kind, "POST", path, body)
 
     async def _call(self, kind: str, method: str, path: str, body: dict[str, Any] | None) -> Answer:
@@ -87,7 +89,7 @@ class KubeCalls:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # a connection that was idle for too long; neither a read nor a review changes anything
+            # a connection that was idle for too long; neither a read nor a review changes anything, nor a name that is taken
             return await self._send(method, path, body)
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
