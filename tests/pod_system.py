@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import manifests
@@ -15,12 +15,13 @@ import services
 import yaml
 from fault_proxy import FaultProxy
 from kube_access import free_port
+from operating import Thread
 from pods import Node, Pod
 from psycopg.conninfo import make_conninfo
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from image_build import Image
@@ -32,18 +33,43 @@ RECEIVER = "8099"  #: the samples' port
 START = 60.0  #: seconds until a pod is ready, on a busy machine
 
 
-@asynccontextmanager
-async def pods(
+@contextmanager
+def pods(
     image: Image,
     kube: KubeServer,
     dsn: str,
     redis_url: str,
     directory: Path,
-    settings: Mapping[str, Mapping[str, str]] | None = None,
-) -> AsyncIterator[dict[str, Pod]]:
-    """Those of `PROCESSES` and `receiver`, ready. ``dsn`` names an empty database; ``settings`` are a process's own by its name, and
-    go before the manifests'. A port that they name must be a free one.
+    settings: Mapping[str, Mapping[str, str]],
+) -> Iterator[dict[str, Pod]]:
+    """Those of `PROCESSES` and ``receiver``, ready. ``dsn`` names an empty database; ``settings`` are a process's own by its name,
+    and go before the manifests'. A port that they name must be a free one.
     """
+    found: dict[str, Pod] = {}
+
+    async def main(thread: Thread) -> None:
+        async with _pods(image, kube, dsn, redis_url, directory, settings) as running:
+            found.update(running)
+            thread.ready.set()
+            await thread.stopping.wait()
+
+    thread = Thread(main)  # the databases' proxies live in its loop
+    try:
+        thread.is_ready(len(PROCESSES) * START)
+        yield found
+    finally:
+        thread.stop()
+
+
+@asynccontextmanager
+async def _pods(
+    image: Image,
+    kube: KubeServer,
+    dsn: str,
+    redis_url: str,
+    directory: Path,
+    settings: Mapping[str, Mapping[str, str]],
+) -> AsyncIterator[dict[str, Pod]]:
     async with AsyncExitStack() as stack:
         secret = await _databases(stack, dsn, redis_url)
         port = free_port()
@@ -60,7 +86,7 @@ async def pods(
         running["receiver"].ports["http"] = port
         for name in PROCESSES:
             more = {"STEPWELL_ALLOW_LOOPBACK": "true"} if name == "worker" else {}
-            more |= (settings or {}).get(name, {})
+            more |= settings.get(name, {})
             running[name] = stack.enter_context(node.running(f"stepwell-{name}", **more))
         for pod in running.values():
             await eventually(_asked(pod.ready), START, pause=0.1)

@@ -27,6 +27,7 @@ TEXT = Path(__file__).parents[1] / "docs" / "tutorial.md"
 FIRST = "first"
 WORDS = frozenset({"fails", "ctrl-c"})
 PATIENCE = 60.0  #: seconds that a block may take on a busy machine
+SETTLED = 2.0  #: seconds that the output of a command may need to arrive after its end
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 UNTOLD = "using `stepwell dev` in "  #: begins a line of most commands; the text speaks of it once
@@ -214,8 +215,7 @@ class Reader:
         if "ctrl-c" in block.words:
             self._interrupt()
         try:
-            # what a command wrote may arrive after its end
-            eventually_sync(lambda: agrees(shown, terminal.came(), whole=first), 1.0 if first else PATIENCE)
+            eventually_sync(lambda: agrees(shown, terminal.came(), whole=first), SETTLED if first else PATIENCE)
         except AssertionError:
             came = "\n".join(terminal.came())
             raise AssertionError(f"{TEXT}:{block.line}: it shows\n{shown}\nbut this came:\n{came}") from None

@@ -1,4 +1,7 @@
-"""docs/tutorial.md, the part without a cluster: its commands as they stand, in a fresh folder, and what they show."""
+"""docs/tutorial.md, the part without a cluster: its commands as they stand, in a fresh folder, and what they show.
+
+The part with a cluster is followed by tests/controller/test_image.py, where its pods are.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import fcntl
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import commands
+import manifests
 import pytest
+import tutorial
+import tutorial_cluster
+import yaml
 from http_servers import unused_port
-from tutorial import Reader, blocks
+from tutorial import TEXT, Reader, agrees, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,3 +76,72 @@ def test_it_is_as_the_text_says(reader: Reader) -> None:
     shown = reader.terminal("second").everything()
     assert sum("POST /charges" in line for line in shown) == 2, "one for each order, though the first one was cut off"
     assert sum("POST /figures" in line for line in shown) == 1, "the retry began behind it"
+
+
+@pytest.mark.parametrize(
+    ("shown", "came", "whole", "agree"),
+    [
+        ("a … c\n", ["a b c"], True, True),
+        ("a … c\n", ["a b d"], True, False),
+        ("a  b\n\nc\n", ["a b", "c"], True, True),
+        ("a\nc\n", ["a", "b", "c"], True, False),
+        ("a\n…\nc\n", ["a", "b", "b", "c"], True, True),
+        ("a\n", ["an earlier frame of a table", "a"], True, True),
+        ("a\n", ["a", "an error"], True, False),
+        ("a.c\n", ["abc"], True, False),
+        ("a\n", [], True, False),
+        ("b\na\n", ["a", "x", "b"], False, True),
+        ("b\na\n", ["a", "x"], False, False),
+    ],
+)
+def test_what_agrees_and_what_does_not(shown: str, came: list[str], whole: bool, agree: bool) -> None:
+    assert agrees(shown, came, whole=whole) == agree
+
+
+@pytest.mark.parametrize(
+    "chapter",
+    [
+        "```sh\necho one\n```\n```text\ntwo\n```\n",
+        "```sh\necho unseen\n```\n",
+        "```sh\nfalse\ntrue\n```\n",
+        "```sh fails\ntrue\n```\n",
+        "```sh second\nexit\n```\n```text second\nready\n```\n",
+    ],
+    ids=["another output", "an output that is not shown", "a wrong command", "no failure", "nothing in time"],
+)
+def test_a_text_that_is_wrong_is_found(chapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutorial, "PATIENCE", 0.5)
+    monkeypatch.setattr(tutorial, "SETTLED", 0.1)
+    reader = Reader(tmp_path, tmp_path / "scratch", commands.environment())
+    with closing(reader), pytest.raises(AssertionError, match=r"tutorial\.md:\d+: "):
+        reader.follow(blocks("Wrong", f"\n## Wrong\n{chapter}"))
+
+
+# -- what of the cluster's part is not typed: tests/controller/test_image.py does the rest -------------------------------------
+
+
+def test_the_commands_that_take_docker_are_targets() -> None:
+    makefile = (commands.ROOT / "Makefile").read_text("utf-8")
+    typed = {block.text.strip() for block in blocks(tutorial_cluster.CHAPTER) if block.kind == "sh"}
+    assert typed >= tutorial_cluster.ELSEWHERE
+    for command in tutorial_cluster.ELSEWHERE:
+        assert f"\n{command.removeprefix('make ')}: " in makefile
+    last = makefile.split("\nkind-up: ")[1].partition("\n\n")[0].splitlines()[-1]
+    assert "wait --for=condition=Ready" in last, "what it shows at its end"
+    assert "workflow/welcome" in last
+    assert f"--context {tutorial_cluster.CONTEXT}\n" in makefile
+
+
+@pytest.mark.skipif(manifests.kubectl() is None, reason="no kubectl, whose kustomize renders the manifests")
+def test_the_gateway_is_reached_as_it_says() -> None:
+    text = " ".join(TEXT.read_text("utf-8").split())
+    assert "the gateway is a NodePort, 30080, which kind hands to port 8080 of your machine" in text
+    (node, *_) = yaml.safe_load((commands.ROOT / "kind-config.yaml").read_text("utf-8"))["nodes"]
+    assert node["extraPortMappings"] == [{"containerPort": 30080, "hostPort": 8080, "listenAddress": "127.0.0.1"}]
+    system = manifests.rendered("overlays/kind")
+    (port,) = manifests.of(system, "Service")["stepwell-gateway-node"]["spec"]["ports"]
+    assert (port["nodePort"], port["targetPort"]) == (30080, "http")
+    settings = [
+        each["data"] for name, each in manifests.of(system, "ConfigMap").items() if name.startswith("stepwell-config")
+    ]
+    assert [each["STEPWELL_PUBLIC_URL"] for each in settings] == ["http://127.0.0.1:8080"]

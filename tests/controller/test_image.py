@@ -6,7 +6,7 @@ What it does not show: pulling, networks and their policies, seccomp, memory lim
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import image_build
@@ -16,18 +16,24 @@ import psycopg
 import pytest
 import sample
 import sandbox
-from waiting import eventually
+import services
+import tutorial
+import tutorial_cluster
+from kube_access import configure_webhook, free_port, refuses
+from waiting import eventually_sync
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    import lending
     from image_build import Image
     from kube_server import KubeServer
+    from pods import Pod
 
 pytestmark = [
     pytest.mark.skipif(bool(sandbox.missing()), reason=f"no sandbox: {sandbox.missing()}"),
     pytest.mark.skipif(manifests.kubectl() is None, reason="no kubectl, whose kustomize renders the manifests"),
-    pytest.mark.deadline(180),
 ]
 USER = image_build.USER
 
@@ -46,6 +52,15 @@ except FileNotFoundError:
     pass
 print(found)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The pods, and where their gateway is reached."""
+
+    pods: dict[str, Pod]
+    dsn: str
+    public: str
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +91,49 @@ def test_everything_is_installed_that_the_packages_ask_for(image: Image, tmp_pat
     assert told.stdout == "[]\nTrue False False\n", told.stderr
 
 
-async def test_the_pods_carry_the_sample_from_start_to_end(
-    image: Image, kube: KubeServer, empty_database: str, redis_url: str, tmp_path: Path
-) -> None:
-    async with pod_system.pods(image, kube, empty_database, redis_url, tmp_path) as running:
-        gateway = f"http://127.0.0.1:{running['gateway'].ports['http']}"
-        address = await asyncio.to_thread(sample.ready, kube.kubectl)
-        assert address == f"http://127.0.0.1:8080{sample.HOOK}"
-        status = await asyncio.to_thread(sample.through_kubectl, kube.kubectl)
-        run = await asyncio.to_thread(sample.through_webhook, gateway)
-        await eventually(lambda: _succeeded(empty_database) >= {run, status["runId"]}, 30)
+@pytest.fixture(scope="module")
+def running(
+    image: Image,
+    kube: KubeServer,
+    databases: lending.Databases,
+    valkey_server: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Running]:
+    """The pods, over a database of their own."""
+    gateway, admission = free_port(), free_port()
+    public = f"http://127.0.0.1:{gateway}"
+    settings = {
+        "operator": {"STEPWELL_ADMISSION_PORT": str(admission), "STEPWELL_PUBLIC_URL": public},
+        "gateway": {"PORT": str(gateway)},
+    }
+    services.flush(valkey_server)
+    configure_webhook(kube, admission)
+    with databases.empty() as dsn, pod_system.pods(
+        image, kube, dsn, valkey_server, tmp_path_factory.mktemp("pods"), settings
+    ) as pods:  # fmt: skip
+        pods["gateway"].ports["http"] = gateway
+        yield Running(pods, dsn, public)
+    kube.kubectl("delete", "validatingwebhookconfiguration", "stepwell")
 
-        for name in pod_system.PROCESSES:
-            pod = running[name]
-            assert await asyncio.to_thread(pod.terminate) == 0, pod.text()
-            assert "Traceback" not in pod.text(), pod.text()
+
+def test_the_pods_carry_the_sample_from_start_to_end(running: Running, kube: KubeServer) -> None:
+    assert sample.ready(kube.kubectl) == f"{running.public}{sample.HOOK}"
+    status = sample.through_kubectl(kube.kubectl)
+    run = sample.through_webhook(running.public)
+    eventually_sync(lambda: _succeeded(running.dsn) >= {run, status["runId"]}, 30)
+
+
+def test_the_tutorial_is_as_it_says(running: Running, kube: KubeServer, tmp_path: Path) -> None:
+    eventually_sync(lambda: refuses(kube), 30, pause=0.1)
+    with tutorial_cluster.reader(kube, tmp_path, running.pods) as reader:
+        reader.follow(tutorial.blocks(tutorial_cluster.CHAPTER))
+
+
+def test_the_pods_end_when_they_are_asked_to(running: Running) -> None:
+    for name in pod_system.PROCESSES:
+        pod = running.pods[name]
+        assert pod.terminate() == 0, pod.text()
+        assert "Traceback" not in pod.text(), pod.text()
 
 
 def _succeeded(dsn: str) -> set[str]:
