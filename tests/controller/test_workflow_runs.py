@@ -8,6 +8,7 @@ import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
+import kube_api
 import lending
 import operating
 import psycopg
@@ -48,6 +49,7 @@ STEPS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+OBJECTS = f"{kube_api.GROUP}/namespaces/default/workflowruns"
 SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 1}}}
 
 
@@ -67,6 +69,7 @@ class World:
         self.kube = kube
         self.settings = settings
         self.writes: list[str] = []
+        self.api = kube_api.of_server(kube)
         self._names = itertools.count(1)
         self._operator = ExitStack()
 
@@ -108,7 +111,10 @@ class World:
         return str(manifest["metadata"]["name"])
 
     def get(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.kube.kubectl("get", "swr", name, "-o", "json").stdout))
+        return dict(self.api.call("GET", f"{OBJECTS}/{name}"))
+
+    def gone(self, name: str) -> bool:
+        return all(item["metadata"]["name"] != name for item in self.api.call("GET", OBJECTS)["items"])
 
     def status(self, name: str) -> dict[str, Any]:
         return dict(self.get(name).get("status", {}))
@@ -135,9 +141,7 @@ class World:
         return str(rows[0][0]) if rows else ""
 
     def events(self, name: str) -> list[tuple[str, str]]:
-        found = self.kube.kubectl("get", "events", f"--field-selector=involvedObject.name={name}", "-o", "json").stdout
-        items = sorted(json.loads(found)["items"], key=lambda item: item["metadata"]["name"])
-        return [(item["type"], item["reason"]) for item in items]
+        return [(kind, reason) for kind, reason, _ in self.api.events(name)]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +171,7 @@ def world(kube: KubeServer, settings: Settings, working: None) -> Iterator[World
             yield world
         finally:
             world.stop()
+            world.api.close()
 
 
 def counted(patch: pytest.MonkeyPatch, writes: list[str]) -> None:
@@ -349,10 +354,10 @@ def test_an_object_is_deleted_some_time_after_the_end_of_its_run(world: World) -
     name = world.create("quick", input={"n": 1}, ttlAfterFinished="1s")
     kept = world.create("quick", input={"n": 1})
     run_id = world.finished(kept)["runId"]
-    eventually_sync(lambda: world.kube.kubectl("get", "swr", name, check=False).returncode == 1, 20.0)
+    eventually_sync(lambda: world.gone(name), 20.0)
     assert world.rows("SELECT count(*) FROM runs WHERE status = 'cancelled' AND input_data ->> 'n' = '1'") == [(0,)]
     world.kube.kubectl("patch", "swr", kept, "--type=merge", "-p", '{"spec":{"ttlAfterFinished":"1s"}}')
-    eventually_sync(lambda: world.kube.kubectl("get", "swr", kept, check=False).returncode == 1, 20.0)
+    eventually_sync(lambda: world.gone(kept), 20.0)
     assert world.rows("SELECT status FROM runs WHERE id = %s", run_id) == [("succeeded",)]
     assert world.writes.count(name) <= 4
 
