@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import kopf
 import uvloop
 
-from stepwell.adapters.postgres.migrate import schema_is_there
 from stepwell.collector import settle
-from stepwell.domain.errors import UsageError
 from stepwell.metrics.operator import OperatorMetrics
-from stepwell.metrics.serving import measure_lag, serving
+from stepwell.process import heed, process
 from stepwell_operator.context import Context, opened
 from stepwell_operator.framework import new_registry, new_settings
 from stepwell_operator.readiness import Readiness
@@ -44,21 +40,12 @@ def main(settings: Settings) -> None:
 
 async def serve(settings: Settings, rooms: Sequence[Room] = ROOMS) -> None:
     """The same within a running loop."""
-    if settings.database_url is None or settings.redis_url is None:
-        message = "set DATABASE_URL and REDIS_URL: the operator connects to both"
-        raise UsageError(message)
-    stopping = asyncio.Event()
-    _heed(stopping)
     readiness = Readiness()
     metrics = OperatorMetrics()
-    async with serving(settings.operations, metrics.registry, readiness.missing):
-        lag = asyncio.ensure_future(measure_lag(metrics.lagged))
-        try:
-            if await schema_is_there(settings.database_url, stopping, readiness.told):
-                async with opened(settings, metrics) as context:
-                    await operate(context, stopping, readiness, rooms)
-        finally:
-            lag.cancel()
+    async with process(settings, "the operator", metrics, readiness) as begun:
+        if begun is not None:
+            async with opened(settings, metrics) as context:
+                await operate(context, begun.stopping, readiness, rooms)
 
 
 async def operate(
@@ -85,16 +72,10 @@ async def operate(
     log.info("the operator has stopped")
 
 
-def _heed(stopping: asyncio.Event) -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-
-
 async def _heed_again(stopping: asyncio.Event, readiness: Readiness) -> None:
     """Kopf took the signals over. Stopped by one, it waits 5 s for its own task that waits for ``stopping``."""
     await readiness.watching.wait()
-    _heed(stopping)
+    heed(stopping)
 
 
 async def _watch(registry: kopf.OperatorRegistry, stopping: asyncio.Event, readiness: Readiness) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,17 +16,15 @@ from stepwell.adapters.http.outgoing import http_clients
 from stepwell.adapters.kube.calls import Observe
 from stepwell.adapters.kube.cluster import Cluster, cluster
 from stepwell.adapters.postgres.approval_store import ApprovalStore
-from stepwell.adapters.postgres.migrate import schema_is_there
 from stepwell.adapters.postgres.secret_troubles import noting
 from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.queue import ReadyQueue
 from stepwell.collector import settle
 from stepwell.domain.action import Actions
-from stepwell.domain.errors import UsageError
 from stepwell.engine.observer import Observer, Several
 from stepwell.metrics.kube import KubeMetrics
-from stepwell.metrics.serving import measure_lag, serving
 from stepwell.metrics.worker import WorkerMetrics
+from stepwell.process import process
 from stepwell.run_log import RunLog
 from stepwell.settings import Settings
 from stepwell_worker.status import Status
@@ -43,25 +40,14 @@ def main(settings: Settings) -> None:
 
 async def serve(settings: Settings) -> None:
     """The same within a running loop."""
-    if settings.database_url is None or settings.redis_url is None:
-        message = "set DATABASE_URL and REDIS_URL: a worker connects to both"
-        raise UsageError(message)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     status = Status()
     metrics = WorkerMetrics(status.reading)
-    async with serving(settings.operations, metrics.registry, status.missing):
-        lag = asyncio.ensure_future(measure_lag(metrics.lagged))
-        try:
-            if await schema_is_there(settings.database_url, stopping, status.told):
-                observer = Several(metrics, RunLog())
-                called = KubeMetrics(metrics.registry).called
-                async with _acting(settings, settings.database_url, called) as actions:
-                    await _live(settings, settings.redis_url, actions, observer, status, stopping)
-        finally:
-            lag.cancel()
+    async with process(settings, "a worker", metrics, status) as begun:
+        if begun is not None:
+            observer = Several(metrics, RunLog())
+            called = KubeMetrics(metrics.registry).called
+            async with _acting(settings, begun.database_url, called) as actions:
+                await _live(settings, begun.redis_url, actions, observer, status, begun.stopping)
 
 
 @asynccontextmanager
