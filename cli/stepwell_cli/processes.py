@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from stepwell.domain.durations import parse_duration
 from stepwell.domain.errors import UsageError
@@ -24,7 +27,8 @@ def migrate(wait: str | None, *, json: bool) -> None:
     except ValueError as exc:
         message = f"--wait: {exc}"
         raise UsageError(message) from exc
-    applied = asyncio.run(migrate_once_there(settings.database_url, patience, _waiting))
+    with _interrupted_by_sigterm():
+        applied = asyncio.run(migrate_once_there(settings.database_url, patience, _waiting))
     if json:
         print_json({"applied": applied})
     else:
@@ -33,6 +37,16 @@ def migrate(wait: str | None, *, json: bool) -> None:
 
 def _waiting(why: str) -> None:
     print(f"{why}; waiting", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """The first process of a container does not get a signal that it has not asked for."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker() -> None:

@@ -243,6 +243,18 @@ def test_migrate_and_what_is_said_before(empty_database: str) -> None:
     assert within("runs", "list", env=env).returncode == 0
 
 
+def test_migrate_waits_as_long_as_asked_and_ends_when_told() -> None:
+    nowhere = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
+    assert within("migrate", "--wait", "2 days", env=nowhere).returncode == 2
+    short = within("migrate", "--wait", "1ms", env=nowhere)
+    assert (short.returncode, "PostgreSQL is not available" in short.stderr) == (3, True)
+    with started("migrate", "--wait", "1h", env=nowhere) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().endswith("Connection refused; waiting\n")
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(20) == 130
+
+
 @pytest.mark.parametrize("command", ["migrate", "worker"])
 def test_processes_say_what_they_miss(command: str) -> None:
     done = within(command)
