@@ -17,7 +17,7 @@ PAUSE = 0.005  #: seconds between two looks
 
 async def eventually(
     predicate: Callable[[], T | Awaitable[T]],
-    timeout: float = 10.0,  # noqa: ASYNC109 (a deadline with a message)
+    timeout: float = 30.0,  # noqa: ASYNC109 (a deadline with a message)
     *,
     pause: float = PAUSE,
 ) -> T:
@@ -33,7 +33,7 @@ async def eventually(
         await asyncio.sleep(pause)
 
 
-def eventually_sync(predicate: Callable[[], T], timeout: float = 10.0, *, pause: float = PAUSE) -> T:
+def eventually_sync(predicate: Callable[[], T], timeout: float = 30.0, *, pause: float = PAUSE) -> T:
     """`eventually` without an event loop. Where a look is dear, a longer ``pause`` leaves the time to what is awaited."""
     deadline = time.monotonic() + timeout
     while not (value := predicate()):

@@ -115,7 +115,7 @@ class Dev:
             self.process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=output, stderr=output)
         self.until(r"ready +stepwell dev")
 
-    def until(self, pattern: str, deadline: float = 30.0) -> str:
+    def until(self, pattern: str, deadline: float = 60.0) -> str:
         """The next line that matches; what was said before it does not count again."""
 
         def found() -> re.Match[str] | None:
@@ -357,7 +357,7 @@ def test_a_run_in_flight_goes_on_at_the_next_start(
         eventually_sync(lambda: receiver.count("/held") == 2, 20)
         receiver.release.set()
         dev.until("succeeded +default/calls")
-        output, shown = client.communicate(timeout=30)
+        output, shown = client.communicate(timeout=60)
     assert (client.returncode, output) == (0, '"all done"\n'), shown
     assert receiver.count("/first") == 1
     assert len({key for path, key in receiver.keys if path == "/held"}) == 1
@@ -390,7 +390,7 @@ def test_servers_that_are_killed_are_started_again(dev: Dev, receiver: Receiver)
         dev.until("the local Postgres ended; it is started again")
         receiver.release.set()
         dev.until("succeeded +default/calls")
-        output, shown = client.communicate(timeout=30)
+        output, shown = client.communicate(timeout=60)
     assert (client.returncode, output) == (0, '"all done"\n'), shown
     assert dev.end() == 0
     assert "Traceback" not in dev.said

@@ -166,7 +166,6 @@ async def test_a_drain_ends_with_its_grace_period(database: str, valkey_server: 
         assert system.repeated == {f"{run}/create" for run in ids}
 
 
-@pytest.mark.deadline(90)
 async def test_a_run_that_kills_its_workers_ends_as_a_poison_pill_and_its_neighbours_succeed(
     database: str, valkey_server: str
 ) -> None:

@@ -8,7 +8,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pytest
 import requests
 import schemathesis
 from api import api
@@ -38,7 +37,6 @@ CHECKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.deadline(120)
 async def test_schemathesis_finds_no_5xx_and_no_answer_that_is_not_described(database: str, redis_url: str) -> None:
     async with api(database, redis_url) as a:
         ended = [

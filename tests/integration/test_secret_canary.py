@@ -281,7 +281,6 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert not found_in("the quick brown fox; ***")
 
 
-@pytest.mark.deadline(120)
 async def test_no_secret_is_left_anywhere(database: str, redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("aiohttp", "aiohttp.client", "aiohttp.internal", "asyncio", "stepwell"):

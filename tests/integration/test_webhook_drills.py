@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 STEPWELL = Path(sys.executable).with_name("stepwell")
 PATH = f"/hooks/{NAMESPACE}/welcome/hook"
 KEYED = trigger(idempotencyKey="{{ body.id }}")
-START = 30.0  # seconds that a process may take to serve on a busy machine
+START = 60.0  # seconds that a process may take to serve on a busy machine
 
 
 @asynccontextmanager
