@@ -161,6 +161,7 @@ def test_a_claim_reads_what_it_is_offered(world: World, count: int) -> None:
 def test_history_is_read_of_the_claimed_runs(world: World, count: int) -> None:
     ids = world.history.ended[-count:]
     world.check(world.explain(RUNS["attempts"], ids=uuid_array(ids)), ids, touches=0, steps=1)
+    world.check(world.explain(RUNS["cancel_requested"], ids=uuid_array(ids)), ids, touches=1)
 
 
 @pytest.mark.parametrize("count", BATCHES)

@@ -339,6 +339,18 @@ async def test_cancels_reach_every_listener(redis_url: str) -> None:
             await listener.aclose()
 
 
+async def test_what_is_no_list_of_ids_is_heard_as_none(redis_url: str) -> None:
+    async with opened(redis_url) as queue:
+        listener = queue.cancels()
+        heard = asyncio.create_task(anext(listener))
+        with redis.Redis.from_url(redis_url) as client:
+            await eventually(lambda: client.pubsub_numsub("{stepwell}:cancel")[0][1] == 1)
+            for message in ("{", '"r1"', '{"r1": 1}', '["r1", 2, null]'):
+                client.publish("{stepwell}:cancel", message)
+        assert [await heard, *[await anext(listener) for _ in range(3)]] == [[], [], [], ["r1"]]
+        await listener.aclose()
+
+
 async def test_a_listener_learns_that_the_server_died(own_valkey: EmbeddedValkey) -> None:
     async with opened(own_valkey.url) as queue:
         heard = asyncio.create_task(anext(queue.cancels()))

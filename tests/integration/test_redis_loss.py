@@ -16,13 +16,18 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import drills
+import orjson
 import pytest
 import redis
 import services
 from fault_proxy import FaultProxy, Mode
 from waiting import eventually
 
+from stepwell.adapters.postgres.run_store import PostgresRunStore
+from stepwell.adapters.postgres.session import Session
 from stepwell.adapters.redis_queue.connection import CALL_TIMEOUT
+from stepwell.adapters.redis_queue.queue import ReadyQueue
+from stepwell.engine.control import Control
 from stepwell_cli.embedded import EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -112,6 +117,42 @@ async def test_flushes_under_load_lose_nothing(database: str, running_valkey: Em
                 await system.struck("FLUSHALL under load")
         await system.over()
         assert system.repeated == set()
+
+
+async def test_what_others_write_to_redis_cancels_no_run(database: str, running_valkey: EmbeddedValkey) -> None:
+    """A hint is true if the database says so."""
+    async with at_work(database, running_valkey.url) as system:
+        system.receiver.open.clear()
+        runs = await system.start(5)
+        await eventually(lambda: system.receiver.holding == 5)
+        channel = f"{{{system.environment['STEPWELL_REDIS_PREFIX']}}}:cancel"
+        with redis.Redis.from_url(running_valkey.url) as client:
+            for message in ("{", orjson.dumps(runs)):
+                assert client.publish(channel, message) == 2
+        await system.struck("hints that nobody gave")
+        assert await system.ended(await system.start(5, "pure")) < OFFERED + SLACK
+        assert system.receiver.holding == 5
+        system.receiver.open.set()
+        await system.over()
+        assert system.repeated == set()
+
+
+SLOW = {"STEPWELL_HEARTBEAT": "30s", "STEPWELL_TRUST_WINDOW": "40s", "STEPWELL_DEATH_SILENCE": "50s"}
+
+
+async def test_a_cancel_does_not_wait_for_a_heartbeat(database: str, running_valkey: EmbeddedValkey) -> None:
+    url = running_valkey.url
+    async with drills.drill(database, url, **SLOW) as system, Session(database, "test") as session:
+        worker = await system.worker()
+        system.receiver.open.clear()
+        (run,) = await system.start(1)
+        await eventually(lambda: system.receiver.holding == 1)
+        queue = ReadyQueue(url, system.environment["STEPWELL_REDIS_PREFIX"])
+        await Control(PostgresRunStore(session, session), queue).cancel(drills.NAMESPACE, [run])
+        await queue.close()
+        await system.ended([run], timeout=15)
+        assert await system.statuses() == {"cancelled": 1}
+        assert worker.running
 
 
 async def test_a_redis_that_is_killed_and_comes_back_empty_costs_no_run(

@@ -126,7 +126,7 @@ class Worker:
                     ("journal", dispatcher.journal.run()),
                     ("maintenance", leader.run()),
                     ("turns", _every(1.0, heartbeat.turned)),
-                    ("cancels", self._hear_cancels(dispatcher)),
+                    ("cancels", self._hear_cancels(dispatcher, store)),
                     ("suspects", dispatcher.suspects.run()),
                     ("ownership", OwnershipAudit(store, dispatcher, worker).run()),
                     ("partitions", self._status.watch_partitions(upkeep_store)),
@@ -193,14 +193,16 @@ class Worker:
         cron = Cron(schedules, revisions, Offers(self._queue), control, clock, self._observer)
         return [cron, OldTicks(schedules, clock)]
 
-    async def _hear_cancels(self, dispatcher: Dispatcher) -> None:
-        """Hints only: the heartbeat reads the same from the database."""
+    async def _hear_cancels(self, dispatcher: Dispatcher, store: PostgresRunStore) -> None:
+        """Hints only: what they say is asked of the database, from which the heartbeat reads the same later."""
         backoff = Backoff(initial=1.0, maximum=10.0)
         while True:
             try:
                 async for ids in self._queue.cancels():
                     backoff.reset()
-                    dispatcher.cancel(ids)
+                    ours = [run_id for run_id in ids if run_id in dispatcher.active]
+                    if ours:
+                        dispatcher.cancel(await store.cancel_requested(ours))
             except UnavailableError:
                 await backoff.pause()
 

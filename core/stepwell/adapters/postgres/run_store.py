@@ -82,6 +82,11 @@ class PostgresRunStore:
         rows = await self._claims.execute(_SQL["cancel"], {"namespace": namespace, "ids": uuid_array(ids)})
         return {row[0]: row[1] for row in rows}
 
+    async def cancel_requested(self, ids: Sequence[str]) -> list[str]:
+        """Those of these runs whose cancel was acknowledged."""
+        rows = await self._claims.execute(_SQL["cancel_requested"], {"ids": uuid_array(ids)})
+        return [row[0] for row in rows]
+
     async def owned(self, worker: int) -> dict[str, int]:
         """See RunStore."""
         rows = await self._claims.execute(_SQL["owned"], {"worker": worker})

@@ -104,7 +104,10 @@ class ReadyQueue:
             await self._execute("PUBLISH", f"{self._base}:cancel", orjson.dumps(list(run_ids)))
 
     async def cancels(self) -> AsyncGenerator[list[str], None]:
-        """The ids of each `publish_cancel` from now on; UnavailableError ends it, call again then."""
+        """The ids of each `publish_cancel` from now on; UnavailableError ends it, call again then.
+
+        They are hints: anybody who reaches Redis may have sent them.
+        """
         async with self._redis.pubsub() as channel:
             async with bounded("listening for cancels"):
                 await channel.subscribe(f"{self._base}:cancel")
@@ -118,7 +121,7 @@ class ReadyQueue:
                     if asked:
                         await channel.ping()
                 if message is not None and message["type"] == "message":
-                    yield orjson.loads(message["data"])
+                    yield _ids(message["data"])
 
     async def close(self) -> None:
         """Disconnect. A token that `wait` took without a `take` after it is left for another worker."""
@@ -145,6 +148,15 @@ class ReadyQueue:
 
 def _source() -> bytes:
     return files(__package__).joinpath("stepwell_ready.lua").read_bytes()
+
+
+def _ids(message: str) -> list[str]:
+    """What a message lists; nothing where it is not one of ours."""
+    try:
+        found = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        return []
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
 
 
 def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
