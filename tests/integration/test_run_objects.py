@@ -40,7 +40,7 @@ from stepwell_operator.runs import acts
 from stepwell_operator.runs.acts import RunActs
 from stepwell_operator.runs.cluster import GoneError
 from stepwell_operator.runs.follower import Follower
-from stepwell_operator.runs.objects import END, RunObject, Shown
+from stepwell_operator.runs.objects import END, RANKS, RunObject, Shown
 from stepwell_operator.runs.sweep import sweep
 
 if TYPE_CHECKING:
@@ -277,6 +277,23 @@ async def test_a_run_that_a_failover_lost_is_started_again_with_its_input(databa
         await operator.has_run(kept)
         await eventually(lambda: gone.uid not in operator.follower.tracks)
         assert operator.rows("SELECT id::text, input_data FROM runs") == [(kept.run_id, {"n": 1})]
+
+
+async def test_objects_beside_a_database_that_was_restored(database: str, redis_url: str) -> None:
+    """It is of a time before them: what is over stays over, the others are started, under the ids that they had."""
+    cluster = Cluster()
+    now = datetime.now(UTC)
+    over = made(cluster, shown=Shown(END, now, now, started=True))
+    running = made(cluster, shown=Shown(RANKS["Running"], now, None, started=True), input={"n": 3})
+    async with life(database, redis_url, cluster) as operator:
+        await operator.apply()
+        for obj in (over, running):
+            operator.follower.observe(obj)
+        await operator.has_run(running)
+        assert operator.rows("SELECT id::text, input_data FROM runs") == [(running.run_id, {"n": 3})]
+        succeed(operator, running)
+        await operator.shows(running, "Succeeded")
+        assert over.uid not in cluster.statuses
 
 
 POINTS = sorted(set(re.findall(r'crashpoint\("(\w+)"\)', Path(acts.__file__).read_text())))
