@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ import kube_api
 import kube_server
 import operating
 from commands import environment
-from http_servers import unused_port
 from nursery import Nursery
 from prometheus import HASTE
 from waiting import eventually_sync
@@ -53,11 +53,22 @@ PERIODS = {
     "stepwell.engine.suspects.PAUSE": 0.2,
 }
 PODS = {"worker": ["worker-0", "worker-1"], "gateway": ["gateway-0"], "operator": ["operator-0"]}
+HOOKS = {"hooks": ["gateway-0"]}
 
 
-def ports() -> dict[str, dict[str, int]]:
-    """A port for the metrics of each pod, by component and name."""
-    return {component: {name: unused_port() for name in names} for component, names in PODS.items()}
+@contextlib.contextmanager
+def ports() -> Iterator[dict[str, dict[str, int]]]:
+    """A port for the metrics of each pod, by component and name, and one for hooks: nobody else is given them meanwhile."""
+    with contextlib.ExitStack() as stack:
+
+        def kept() -> int:
+            """Bound here, and to be bound again by whoever listens."""
+            holder = stack.enter_context(socket.socket())
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(("127.0.0.1", 0))
+            return int(holder.getsockname()[1])
+
+        yield {component: {name: kept() for name in names} for component, names in (PODS | HOOKS).items()}
 
 
 @dataclass
@@ -106,9 +117,12 @@ class System:
     receiver: Receiver
     kube: kube_server.KubeServer | None = None
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
-    gateway_port: int = field(default_factory=unused_port)
     processes: dict[str, Process] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def gateway_port(self) -> int:
+        return self.ports["hooks"]["gateway-0"]
 
     def start(self, name: str, **settings: str) -> Process:
         """``stepwell worker`` for ``worker-0``, and so on."""
@@ -201,8 +215,8 @@ class System:
 
 
 @contextlib.contextmanager
-def system(directory: Path, metrics: dict[str, dict[str, int]]) -> Iterator[System]:
-    """Databases, two workers, a gateway and an operator, all of them ready; ``metrics``: the ports of their metrics."""
+def system(directory: Path, ports: dict[str, dict[str, int]]) -> Iterator[System]:
+    """Databases, two workers, a gateway and an operator, all of them ready; ``ports``: theirs."""
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as together:
         there = kube_server.assets() is not None
         coming = together.submit(kube_server.shared) if there else None
@@ -212,7 +226,7 @@ def system(directory: Path, metrics: dict[str, dict[str, int]]) -> Iterator[Syst
         postgres, valkey = (each.result() for each in databases)
         receiver = Receiver()
         stack.callback(receiver.close)
-        made = System(directory, nursery, metrics, postgres, valkey, receiver)
+        made = System(directory, nursery, ports, postgres, valkey, receiver)
         stack.callback(made.close)
         asyncio.run(migrate(postgres.dsn()))
         made.start("worker-0")

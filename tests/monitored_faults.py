@@ -58,9 +58,9 @@ def age_queue(system: System, minutes: int) -> int:
     return len(rows(system, statement, minutes=minutes))
 
 
-def lose_timer(system: System, run: str) -> None:
-    """The run waits, and nothing will wake it."""
-    assert rows(system, "DELETE FROM timers WHERE run_id = %(run)s RETURNING run_id", run=run)
+def lose_timer(system: System, run: str) -> bool:
+    """If the run waits, nothing will wake it."""
+    return bool(rows(system, "DELETE FROM timers WHERE run_id = %(run)s RETURNING run_id", run=run))
 
 
 def give_newer_revision(system: System, run: str) -> None:

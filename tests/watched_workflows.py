@@ -21,7 +21,7 @@ def workflows(port: int) -> dict[str, dict[str, Any]]:
     pick = {"name": "pick", "transform": {"value": {"n": "{{ run.input.n }}"}}}
     return {
         "welcome": hook(pick, call("/ok"), **{"if": "body.n % 10 != 0"}),
-        "orders": hook(pick, call("/ok"), {"name": "later", "wait": {"duration": "1s"}}),
+        "orders": hook(pick, call("/ok"), {"name": "later", "wait": {"duration": "2500ms"}}),
         "slow": hook(call("/slow")),
         "held": hook(call("/held")),
         "poison": hook(call("/held")),

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ import monitored
 import monitored_faults as faults
 import prometheus
 import pytest
+import runbooks
+from commands import within
 from waiting import eventually_sync
 from watched_workflows import NAMESPACE
 
@@ -39,28 +42,31 @@ NORMAL = ("welcome", "orders", "slow")
 SLOTS = 4  #: of each worker, once they are to be filled
 #: Queries that find nothing where there is no API server, as the gateway calls none.
 IN_CLUSTER = ("stepwell_kube_requests_total",)
+#: What this alert's search finds is a defect of Stepwell.
+UNSEEN = {"StepwellWebhookErrors"}
 #: Alerts that a real operator is needed for.
 OF_OPERATOR = {"StepwellOperatorAway", "StepwellWorkflowsNotSynced"}
 
 
 @pytest.fixture(scope="module")
-def metrics() -> dict[str, dict[str, int]]:
-    return monitored.ports()
+def ports() -> Iterator[dict[str, dict[str, int]]]:
+    with monitored.ports() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def watcher(metrics: dict[str, dict[str, int]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def watcher(ports: dict[str, dict[str, int]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Begins before there is anything to see."""
-    with prometheus.prometheus(tmp_path_factory.mktemp("prometheus"), metrics) as made:
+    with prometheus.prometheus(tmp_path_factory.mktemp("prometheus"), ports) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def system(
-    watcher: Prometheus, metrics: dict[str, dict[str, int]], tmp_path_factory: pytest.TempPathFactory
+    watcher: Prometheus, ports: dict[str, dict[str, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
-    with monitored.system(tmp_path_factory.mktemp("system"), metrics) as made:
-        watcher.watches(sum(map(len, metrics.values())))
+    with monitored.system(tmp_path_factory.mktemp("system"), ports) as made:
+        watcher.watches(sum(len(ports[component]) for component in monitored.PODS))
         yield made
 
 
@@ -116,7 +122,8 @@ def told_of(
         eventually_sync(lambda: not missing(), SOON, pause=LOOK)
     assert not missing(), f"what was active: {sorted(seen)}"
     assert not fired & set(never)
-    for alert in seen.values():
+    for name, alert in seen.items():
+        assert alert["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
         texts = " ".join(alert["annotations"].values())
         assert not re.search(r"<|\{\{|%!", texts), f"a text that was not rendered: {alert}"
     return {name: seen[name] for name in names}
@@ -149,13 +156,11 @@ def test_no_alert_fires_under_normal_load(system: System, watching: Prometheus) 
 def troubled(system: System, watching: Prometheus, told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """All workers are killed with a run in flight, which kills five more, one after another, as a defect in a step would."""
     system.receiver.open.clear()
-    resting, newer = system.post("resting"), None
     assert system.post("poison")
     eventually_sync(lambda: system.receiver.holding == 1 == faults.running(system), SOON, pause=LOOK)
     for worker in system.workers():
         worker.kill()
     newer = system.post("welcome", 1)
-    assert resting
     assert newer
     faults.give_newer_revision(system, newer)
     assert faults.age_queue(system, 2) == 1
@@ -164,12 +169,10 @@ def troubled(system: System, watching: Prometheus, told: dict[str, dict[str, Any
         system.start_workers(STEPWELL_CRASH_AT="before_effect=raise")
         eventually_sync(system.leader, SOON, pause=LOOK)
         silent(watching, "StepwellNoWorker")
-        faults.lose_timer(system, resting)
         told |= told_of(
             watching,
-            *("StepwellRunsStranded", "StepwellRunsStuck", "StepwellWorkflowFailing", "StepwellWorkersDying"),
-            "StepwellPoisonPill",
-            never=("StepwellRedisAway", "StepwellNoGateway", "StepwellQueueOld", "StepwellSlotsBusy"),
+            *("StepwellRunsStuck", "StepwellWorkflowFailing", "StepwellWorkersDying", "StepwellPoisonPill"),
+            never=("StepwellRedisAway", "StepwellQueueOld", "StepwellSlotsBusy"),
             meanwhile=lambda: system.start_workers(STEPWELL_CRASH_AT="before_effect=raise"),
         )
     system.receiver.open.set()
@@ -201,15 +204,22 @@ def cable(system: System, troubled: dict[str, dict[str, Any]]) -> Iterator[fault
 
 
 @pytest.mark.usefixtures("cable")
-def test_full_slots_and_what_waits_for_them_are_told(
+def test_a_lost_timer_and_full_slots_are_told(
     system: System, watching: Prometheus, told: dict[str, dict[str, Any]]
 ) -> None:
+    resting = system.post("resting")
+    assert resting
+    eventually_sync(lambda: faults.lose_timer(system, resting), SOON, pause=LOOK)
+    told |= told_of(watching, "StepwellRunsStranded")
     system.receiver.open.clear()
     for _ in range(3 * SLOTS):
         system.post("held")
     eventually_sync(lambda: system.receiver.holding == 2 * SLOTS, SOON, pause=LOOK)
     assert faults.age_queue(system, 6) == SLOTS + 1, "what has no slot, and what nobody can execute"
     told |= told_of(watching, "StepwellSlotsBusy", "StepwellQueueOld")
+    for alert, count in (("StepwellSlotsBusy", 2 * SLOTS), ("StepwellQueueOld", SLOTS)):
+        (statement,) = runbooks.commands(alert, "sql")
+        assert (NAMESPACE, "held", count) in [row[:3] for row in faults.rows(system, statement)]
     silent(watching, "StepwellRunsStuck")
     system.receiver.open.set()
     silent(watching, "StepwellSlotsBusy")
@@ -230,6 +240,8 @@ def test_what_keeps_some_from_their_services_is_told(
             *("StepwellNoLeader", "StepwellRedisAway", "StepwellHeartbeatUntrusted"),
             never=("StepwellDatabaseAway", "StepwellNoWorker"),
         )
+        untrusted = watching.query(*runbooks.commands("StepwellHeartbeatUntrusted", "promql"))
+        assert "worker-1" in {each["metric"]["pod"] for each in untrusted}
         eventually_sync(lambda: time.monotonic() > began + 1.5, SOON)
         terminate_what_blocks(system)
     told |= told_of(watching, "StepwellJournalSlow")
@@ -239,16 +251,13 @@ def test_what_keeps_some_from_their_services_is_told(
 
 
 def terminate_what_blocks(system: System) -> None:
-    """As the runbook says."""
-    found = faults.rows(
-        system,
-        """SELECT DISTINCT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity WHERE wait_event_type = 'Lock'""",
-    )
-    blockers = {row[0] for row in found}
-    idle = faults.rows(system, "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
-    assert {row[0] for row in idle} <= blockers
-    for (pid,) in idle:
-        faults.rows(system, "SELECT pg_terminate_backend(%(pid)s)", pid=pid)
+    """As the runbooks say."""
+    look, end = (runbooks.commands("StepwellNoLeader", "sql")[i] for i in (2, -1))
+    (blocker,) = faults.rows(system, look)
+    assert blocker[3] == "idle in transaction"
+    slow = {row[0] for row in faults.rows(system, runbooks.commands("StepwellJournalSlow", "sql")[0])}
+    assert blocker[0] in slow
+    assert faults.rows(system, runbooks.filled(end, pid=str(blocker[0]))) == [(True,)]
 
 
 @pytest.mark.usefixtures("cable")
@@ -304,6 +313,55 @@ def test_the_picture_is_drawn(watching: Prometheus) -> None:
     assert done.returncode == 0, done.stderr
     assert [panel["title"] for panel in panels() if f">{panel['title']}</text>" not in done.stdout] == []
     assert done.stdout.count("<polyline") > len(panels()), "lines in most panels"
+
+
+@pytest.mark.usefixtures("cable")
+def test_what_the_runbooks_ask_is_answered(system: System, watching: Prometheus) -> None:
+    for alert, component, search in runbooks.searches():
+        logs = sorted(system.directory.glob(f"{component}-*.log"))
+        if alert not in UNSEEN and (logs or system.kube is not None):
+            assert runbooks.found(search, logs), f"{alert}: {search}"
+    empty = set()
+    for alert in runbooks.sections():
+        for statement in runbooks.commands(alert, "sql"):
+            if "pg_terminate_backend" not in statement:
+                rows = faults.rows(system, runbooks.filled(statement, namespace=NAMESPACE, workflow="nightly"))
+                empty |= set() if rows else {alert}
+        for query in runbooks.commands(alert, "promql"):
+            watching.query(query)
+    now_over = {"StepwellNoLeader", "StepwellQueueOld", "StepwellSlotsBusy", "StepwellJournalSlow"}
+    assert empty <= now_over, "what was to be seen under the fault"
+
+
+@pytest.mark.usefixtures("cable")
+def test_what_the_runbooks_do_works(system: System, watching: Prometheus) -> None:
+    if system.kube is None:
+        pytest.skip("the API and kubectl need an API server")
+    (stuck,) = faults.rows(system, runbooks.commands("StepwellRunsStuck", "sql")[0])
+    (failed,) = faults.rows(system, "SELECT id FROM runs WHERE error ->> 'reason' = 'Failed' LIMIT 1")
+    done = set()
+    for alert in prometheus.alerts():
+        run = str((stuck if alert == "StepwellRunsStuck" else failed)[0])
+        for command in runbooks.commands(alert, "sh"):
+            text = runbooks.filled(command, run=run, namespace=NAMESPACE, workflow="broken", pod="worker-0")
+            if text not in done:
+                tried(system, text)
+                done.add(text)
+    silent(watching, "StepwellRunsStuck")
+
+
+def tried(system: System, command: str) -> None:
+    """Where it is about what is here: the API and Workflows. Pods, and what is done to them, are not."""
+    assert system.kube is not None
+    words = shlex.split(command.partition(" | ")[0])
+    env = {
+        "STEPWELL_SERVER": f"http://127.0.0.1:{system.gateway_port}",
+        "STEPWELL_TOKEN": system.kube.token("admin"),
+    }
+    if words[0] == "stepwell":  # what kubectl changed is known a moment later
+        eventually_sync(lambda: within(*words[1:], env=env).returncode == 0, SOON, pause=LOOK)
+    elif words[0] == "kubectl":
+        system.kube.kubectl(*words[1:])
 
 
 @pytest.mark.usefixtures("cable")

@@ -21,6 +21,7 @@ HOOK = 'stepwell_webhook_requests_total{namespace="a", workflow="w", code="%s"}'
 TRUSTED = {f"stepwell_heartbeat_trusted{W0}": "1x60", f"stepwell_heartbeat_trusted{W1}": "1x60"}
 
 UP = {'up{job="other"}': "1x60"}
+UP_LONG = {'up{job="other"}': "1x90"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ CASES = (
     Case("StepwellWorkersDying", {"stepwell_recoveries_total": "0x5 10x8 20x8 30x40"}, {"stepwell_recoveries_total": "0x5 500x54"}, 23, {}, 19),
     Case("StepwellPoisonPill", {"stepwell_poison_pills_total": "0x5 1x50"}, {"stepwell_poison_pills_total": "3x60"}, 7, {}, 5),
     Case("StepwellRunsStranded", {"stepwell_stranded_total": "0x5 1x50"}, {"stepwell_stranded_total": "2x60"}, 7, {}, 5),
+    Case("StepwellPoisonPill", UP | {"stepwell_poison_pills_total": "_x20 1x40"}, UP | {"stepwell_poison_pills_total": "_x20 0x40"}, 22, {}, 19),
+    Case("StepwellPoisonPill", {'stepwell_poison_pills_total{pod="w0"}': "0x29 1x30"}, {"stepwell_poison_pills_total": "_x9 1x50"}, 31, {}, 28),
+    Case("StepwellRunsStranded", UP_LONG | {"stepwell_stranded_total": "_x70 1x20"}, UP_LONG | {"stepwell_stranded_total": "_x70 0x20"}, 72, {}, 69),
     Case("StepwellWorkflowFailing", runs("0+1x60", "0+2.9x60"), runs("0+1x60", "0+3.1x60"), 40, AW, 6),
     Case("StepwellWorkflowFailing", runs("0+1x60", "0x60"), runs("0+0.3x60", "0x60"), 40, AW, 8),
     Case("StepwellScheduleSkipped", UP | skipped("Missed", "_x20 1x40"), UP | skipped("Forbidden", "_x20 1+1x40"), 22, AW | {"reason": "Missed"}, 19),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import manifests
 import prometheus
 import pytest
+import runbooks
 import yaml
 from manifests import DEPLOY, ROOT, kustomize, of, parsed, pods, rendered
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 DASHBOARD = json.loads((prometheus.MONITORING / "dashboard.json").read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
 UNITS = {"short", "s", "ops", "reqps", "bytes", "percentunit"}
 METRIC = re.compile(r"\bstepwell_[a-z0-9_]+")
 RECORD = re.compile(r"\w+(:\w+)+")
@@ -32,17 +32,12 @@ needs_kubectl = pytest.mark.skipif(
 )
 
 
-def sections() -> dict[str, str]:
-    """The runbooks by their alert."""
-    parts = re.split(r"^## (\w+)$", RUNBOOKS, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
 def expressions() -> list[str]:
     """All queries of dashboard and rules, without the names of records, which have a colon."""
     rules = [rule["expr"] for group in prometheus.rule_groups() for rule in group["rules"]]
     variables = [each["query"]["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
-    found = rules + variables + [target["expr"] for panel in PANELS for target in panel["targets"]]
+    asked = [query for alert in runbooks.sections() for query in runbooks.commands(alert, "promql")]
+    found = asked + rules + variables + [target["expr"] for panel in PANELS for target in panel["targets"]]
     return [RECORD.sub("recorded", text) for text in found]
 
 
@@ -54,7 +49,7 @@ def test_every_alert_says_what_to_do(alert: str) -> None:
     assert severity in {"critical", "warning"}
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{alert.lower()}"
-    runbook = sections()[alert]
+    runbook = runbooks.sections()[alert]
     assert f"`{severity}`" in runbook
     for word in ("**Users feel:**", "**Look at:**", "**Do:**"):
         assert word in runbook, word
@@ -63,12 +58,37 @@ def test_every_alert_says_what_to_do(alert: str) -> None:
 
 
 def test_every_runbook_has_its_alert() -> None:
-    assert sections().keys() == prometheus.alerts().keys()
+    assert runbooks.sections().keys() == prometheus.alerts().keys()
 
 
 def test_links_between_runbooks_lead_somewhere() -> None:
-    linked = set(re.findall(r"\]\(#(\w+)\)", RUNBOOKS))
-    assert linked <= {name.lower() for name in sections()}
+    linked = set(re.findall(r"\]\(#(\w+)\)", runbooks.PAGE))
+    assert linked <= {name.lower() for name in runbooks.sections()}
+
+
+@needs_kubectl
+@pytest.mark.parametrize("alert", prometheus.alerts())
+def test_every_runbook_has_commands_for_what_exists(alert: str) -> None:
+    lines = runbooks.commands(alert, "sh")
+    assert lines or runbooks.commands(alert, "sql")
+    workloads = pods(rendered("base"))
+    labels = {template["metadata"]["labels"]["app.kubernetes.io/component"] for template in workloads.values()}
+    for line in lines:
+        assert re.match(r"k |kubectl |stepwell ", line), line
+        assert set(re.findall(r"deployment/([\w-]+)", line)) <= workloads.keys()
+        assert set(re.findall(r"app\.kubernetes\.io/component=(\w+)", line)) <= labels
+        if " -l " in line and " logs " in line:
+            assert "--tail=" in line, "or ten lines of each pod are all that is seen"
+
+
+def test_what_runbooks_look_for_in_logs_is_logged() -> None:
+    roots = [ROOT / name for name in ("core", "operator", "gateway", "worker")]
+    source = "".join(file.read_text("utf-8") for root in roots for file in root.rglob("*.py"))
+    for _, _, search in runbooks.searches():
+        found = re.search(r"grep (?:-E )?'([^']+)'", search)
+        assert found, search
+        for words in found[1].split("|"):
+            assert words in source, words
 
 
 def test_every_metric_asked_for_exists() -> None:
@@ -118,16 +138,40 @@ def test_the_variables_narrow_every_query_that_can_be_narrowed() -> None:
                 assert all('namespace=~"$namespace", workflow=~"$workflow"' in each for each in found)
 
 
+def overlaid(directory: Path, target: str, **more: Any) -> list[dict[str, Any]]:
+    """What an overlay with the component renders."""
+    relative = os.path.relpath(DEPLOY, directory.resolve())
+    overlay = {"resources": [f"{relative}/{target}"], "components": [f"{relative}/components/monitoring"], **more}
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    done = kustomize(directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    return parsed(done.stdout)
+
+
+def links(documents: list[dict[str, Any]]) -> dict[str, str]:
+    """The runbook of each alert."""
+    groups = of(documents, "PrometheusRule")["stepwell"]["spec"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules if "alert" in rule}
+
+
+@needs_kubectl
+def test_an_overlay_says_where_the_runbooks_are(tmp_path: Path) -> None:
+    page = "https://git.example.com/stepwell/blob/v0.1.0/docs/runbooks.md"
+    kept = {"name": "stepwell-monitoring", "behavior": "merge", "literals": [f"runbooks={page}"]}
+    documents = overlaid(tmp_path, "overlays/production", configMapGenerator=[kept])
+    assert links(documents) == {name: f"{page}#{name.lower()}" for name in prometheus.alerts()}
+    assert "stepwell-monitoring" not in of(documents, "ConfigMap")
+    told = (prometheus.MONITORING / "kustomization.yaml").read_text("utf-8")
+    assert f"literals: [runbooks={page}]" in told, "as it is explained"
+    assert f"literals: [runbooks={page}]" in runbooks.PAGE
+
+
 @needs_kubectl
 @pytest.mark.parametrize("target", ["base", "overlays/kind", "overlays/production"])
 def test_it_fits_the_manifests(tmp_path: Path, target: str) -> None:
-    relative = os.path.relpath(DEPLOY, tmp_path.resolve())
-    (tmp_path / "kustomization.yaml").write_text(
-        yaml.safe_dump({"resources": [f"{relative}/{target}"], "components": [f"{relative}/components/monitoring"]})
-    )
-    done = kustomize(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    documents = parsed(done.stdout)
+    documents = overlaid(tmp_path, target)
+    assert links(documents) == {name: f"docs/runbooks.md#{name.lower()}" for name in prometheus.alerts()}
     (dashboard,) = [each for name, each in of(documents, "ConfigMap").items() if name == "stepwell-dashboard"]
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["stepwell.json"]) == DASHBOARD
