@@ -38,7 +38,16 @@ def blocks(page: str, heading: str) -> list[str]:
     text = (DOCS / page).read_text("utf-8")
     section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None, f"docs/{page} has no heading {heading!r}"
-    found = re.findall(r"(?:(?<=\n\n)|\A)((?:    .*\n|\n(?=    ))+)", section[1])
+    return _blocks(section[1])
+
+
+def all_blocks(folder: str) -> set[str]:
+    """Those of all pages of a folder of docs/."""
+    return {block for page in (DOCS / folder).glob("*.md") for block in _blocks(page.read_text("utf-8"))}
+
+
+def _blocks(text: str) -> list[str]:
+    found = re.findall(r"(?:(?<=\n\n)|\A)((?:    .*\n|\n(?=    ))+)", text)
     return [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip() for block in found]
 
 

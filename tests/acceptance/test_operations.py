@@ -14,7 +14,7 @@ import replicas
 import services
 import yaml
 from commands import ROOT
-from documented import Shell, blocks
+from documented import Shell, all_blocks, blocks
 from waiting import eventually
 
 from stepwell.domain.errors import UnavailableError
@@ -43,6 +43,13 @@ DAYS, KEEPERS = blocks("operations/retention.md", "Look")
 (COMPACT,) = blocks("operations/retention.md", "Compact a day")
 
 QUICK = {"STEPWELL_HEARTBEAT": "100ms", "STEPWELL_TRUST_WINDOW": "400ms", "STEPWELL_DEATH_SILENCE": "1s"}
+
+
+def test_no_block_of_commands_is_left_out() -> None:
+    ours = {BACK_UP, STOP, RESTORE, LOOK, CANCEL, START, IS_SYNCHRONOUS, BOTH_HOSTS, PROMOTE, LAST_RUN, RESTART, FLUSH}
+    ours |= {ANOTHER_REDIS, DAYS, KEEPERS, DROP_DAY, COMPACT}
+    others = set(blocks("operations/security-model.md", "Roles of PostgreSQL"))  # test_database_roles.py
+    assert all_blocks("operations") == ours | others
 
 
 def test_what_kubectl_is_asked_for_is_what_is_deployed() -> None:
