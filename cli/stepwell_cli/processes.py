@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,7 +42,12 @@ def _waiting(why: str) -> None:
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """The first process of a container does not get a signal that it has not asked for."""
+    """Until a process listens itself. The first one of a container does not get a signal that it has not asked for: it would
+    start as if nothing had been said, and be killed at the end of its grace period.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -51,26 +57,29 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def worker() -> None:
     """A worker until SIGTERM."""
-    from stepwell_worker.process import main
+    with _interrupted_by_sigterm():
+        from stepwell_worker.process import main
 
-    settings = read()
-    setup_logging(settings.logs)
-    main(settings)
+        settings = read()
+        setup_logging(settings.logs)
+        main(settings)
 
 
 def operator() -> None:
     """An operator until SIGTERM."""
-    from stepwell_operator.process import main
+    with _interrupted_by_sigterm():
+        from stepwell_operator.process import main
 
-    settings = read()
-    setup_logging(settings.logs)
-    main(settings)
+        settings = read()
+        setup_logging(settings.logs)
+        main(settings)
 
 
 def gateway() -> None:
     """A gateway until SIGTERM."""
-    from stepwell_gateway.process import main
+    with _interrupted_by_sigterm():
+        from stepwell_gateway.process import main
 
-    settings = read()
-    setup_logging(settings.logs)
-    main(settings)
+        settings = read()
+        setup_logging(settings.logs)
+        main(settings)

@@ -262,6 +262,21 @@ def test_processes_say_what_they_miss(command: str) -> None:
     assert "set DATABASE_URL" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["operator", "gateway", "worker"])
+def test_sigterm_ends_a_process_that_still_starts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it has a loop. Within this process, because the kernel does it to the first one of a container only."""
+
+    def still_starting(_: object) -> None:
+        assert callable(signal.getsignal(signal.SIGTERM)), "the first process would not hear of it"
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(f"stepwell_{name}.process.main", still_starting)
+    assert within(name).returncode == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_worker_logs_json_and_drains_on_sigterm(database: str, redis_url: str) -> None:
     env = {"DATABASE_URL": database, "REDIS_URL": redis_url, "STEPWELL_LOG": "json", "STEPWELL_METRICS_PORT": "0"}
     with started("worker", env=env) as worker, psycopg.connect(database, autocommit=True) as connection:
