@@ -202,7 +202,12 @@ class Reader:
             self._look(block)
 
     def _ended(self, typed: Block, terminal: Terminal) -> None:
-        code, failed = terminal.code(), terminal.failed()
+        try:
+            code = terminal.code()
+        except AssertionError:
+            came = "\n".join(terminal.came())
+            raise AssertionError(f"{TEXT}:{typed.line}: it has not ended after {PATIENCE:g} s:\n{came}") from None
+        failed = terminal.failed()
         said = f"{TEXT}:{typed.line}: exit code {code}, {failed}:\n" + "\n".join(terminal.came())
         if "fails" in typed.words:
             assert (code != 0, len(failed)) == (True, 2), said  # the last command, and so the block

@@ -6,6 +6,7 @@ The part with a cluster is followed by tests/controller/test_image.py, where its
 from __future__ import annotations
 
 import fcntl
+import json
 import socket
 import sys
 import tempfile
@@ -76,6 +77,14 @@ def test_it_is_as_the_text_says(reader: Reader) -> None:
     shown = reader.terminal("second").everything()
     assert sum("POST /charges" in line for line in shown) == 2, "one for each order, though the first one was cut off"
     assert sum("POST /figures" in line for line in shown) == 1, "the retry began behind it"
+    (accepted,) = _runs(reader, " 202")
+    assert _runs(reader, " 200") == [accepted]
+
+
+def _runs(reader: Reader, answer: str) -> list[str]:
+    """The runs that curl was told of with this status."""
+    lines = [each for each in reader.terminal("first").everything() if each.endswith(answer)]
+    return [json.loads(each.removesuffix(answer))["runId"] for each in lines]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +114,10 @@ def test_what_agrees_and_what_does_not(shown: str, came: list[str], whole: bool,
         "```sh\necho unseen\n```\n",
         "```sh\nfalse\ntrue\n```\n",
         "```sh fails\ntrue\n```\n",
+        "```sh\nread <&1\n```\n",
         "```sh second\nexit\n```\n```text second\nready\n```\n",
     ],
-    ids=["another output", "an output that is not shown", "a wrong command", "no failure", "nothing in time"],
+    ids=["another output", "an output that is not shown", "a wrong command", "no failure", "no end", "nothing in time"],
 )
 def test_a_text_that_is_wrong_is_found(chapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tutorial, "PATIENCE", 0.5)
