@@ -189,7 +189,6 @@ async def _sent(port: int, *pieces: bytes) -> tuple[asyncio.StreamReader, asynci
 
 async def test_slow_clients_hold_nothing(database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a head, half a body, line breaks without end: all are told so and let go, while others are served."""
-    monkeypatch.setattr(connections, "HEAD_TIME", 0.3)
     monkeypatch.setattr("stepwell_gateway.serving.SWEEP", 0.05)
     async with gateway(database, redis_url) as running:
         await running.apply(trigger())
@@ -199,6 +198,7 @@ async def test_slow_clients_hold_nothing(database: str, redis_url: str, monkeypa
             "a letter": b"P",
             "line breaks": b"\r\n\r\n",
             "half a head": head,
+            "a head without end": head,
             "half a body": head + b"content-length: 100\r\n\r\n{",
             "half a chunk": head + b"transfer-encoding: chunked\r\n\r\n5\r\nab",
         }
@@ -210,15 +210,18 @@ async def test_slow_clients_hold_nothing(database: str, redis_url: str, monkeypa
                 writer.write(b"x: y\r\n")
                 await asyncio.sleep(0.02)
 
-        dripping = asyncio.ensure_future(drip(opened["half a head"][1]))
+        dripping = asyncio.ensure_future(drip(opened["a head without end"][1]))
         assert (await running.post()).status_code == 202
+        monkeypatch.setattr(connections, "HEAD_TIME", 0.3)  # not before: on a busy machine the post may take longer
         for what, (reader, writer) in opened.items():
             if what.endswith(("body", "chunk")):  # a body has more time than a head
                 monkeypatch.setattr(connections, "REQUEST_TIME", 0.1)
             async with asyncio.timeout(15):  # half of the time that a whole request has by default
-                answer = await read_answer(reader)
-            assert (answer.status, answer.closes) == (408, True), what
-            assert await reader.read() == b"", what
+                try:
+                    answer, rest = await read_answer(reader), await reader.read()
+                    assert (answer.status, answer.closes, rest) == (408, True, b""), what
+                except ConnectionResetError:
+                    assert what == "a head without end"  # TCP may drop an answer when more arrives after the end
             writer.close()
         dripping.cancel()
         assert running.count()[0] == 1
