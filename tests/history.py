@@ -158,13 +158,18 @@ class History:
 class Plan:
     """What one execution of a statement really touched."""
 
-    text: str
+    root: dict[str, Any]
     partitions: set[str] = field(default_factory=set)
     read: dict[str, int] = field(default_factory=dict)  #: rows by table, CTE or function, with those thrown away
     indexes: set[str] = field(default_factory=set)
     compared: int = 0  #: pairs of rows that nested loops held against each other
     milliseconds: float = 0.0
     fetched: dict[str, int] = field(default_factory=dict)  #: rows by table as the server counts them, in functions too
+
+    @property
+    def text(self) -> str:
+        """For messages: to write it out takes as long as to plan."""
+        return str(self.root)
 
     def rows(self, table: str) -> int:
         """Rows read of a table with all its partitions."""
@@ -191,7 +196,7 @@ def explain_over(connection: psycopg.Connection, query: LiteralString, params: M
     assert row is not None
     (root,) = row[0]
     assert "JIT" not in root, "compiling the plan takes longer than running it"
-    plan = Plan(str(root), fetched=fetched, milliseconds=root["Planning Time"] + root["Execution Time"])
+    plan = Plan(root, fetched=fetched, milliseconds=root["Planning Time"] + root["Execution Time"])
     for node in _nodes(root["Plan"]):
         _note(plan, node)
     return plan
