@@ -33,10 +33,10 @@ PORTS = ("8080", "8098", "8099")
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, str]]:
-    """None if the text's ports are free and no other process follows it just now; else what stands in for them."""
+    """What stands in for the text's ports: nothing where they are free, and no other process follows it just now."""
     with ExitStack() as stack:
-        lock = stack.enter_context((Path(tempfile.gettempdir()) / "stepwell-tutorial.lock").open("w"))
         try:
+            lock = stack.enter_context((Path(tempfile.gettempdir()) / "stepwell-tutorial.lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _listen()
         except OSError:

@@ -280,6 +280,7 @@ async def test_switching_protocols_is_no_answer() -> None:
 async def test_nobody_listens() -> None:
     failed = await failure({"url": f"http://127.0.0.1:{unused_port()}/", "method": "POST"})
     assert (failed.reason, failed.kind, failed.sent) == ("ConnectionFailed", "Network", False)
+    assert failed.message.endswith("/: no connection: Connection refused")
 
 
 async def test_a_name_that_does_not_resolve() -> None:

@@ -6,6 +6,7 @@ what is cut or escaped here could not be masked any more.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 
@@ -14,6 +15,7 @@ import aiohttp
 from stepwell.adapters.http.connector import AddressRefusedError
 from stepwell.domain.retry import StepFailure
 
+_ASYNCIO_SAYS = "Connect call failed"  # and a Python tuple, instead of why
 _QUOTED = re.compile(r"[:'\"\n]|\bb'")
 
 
@@ -56,6 +58,8 @@ def _network(reason: str, message: str, *, sent: bool) -> StepFailure:
 
 
 def _plain(exc: BaseException) -> str:
+    if isinstance(exc, OSError) and exc.errno and str(exc.strerror).startswith(_ASYNCIO_SAYS):
+        return os.strerror(exc.errno)
     return (exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)) or type(exc).__name__
 
 
