@@ -55,6 +55,12 @@ class Pair:
         ask(self.primary, "SELECT pg_reload_conf()")
         eventually_sync(lambda: ask(self.primary, "SELECT sync_state FROM pg_stat_replication") == [("sync",)], 20)
 
+    def lonely(self) -> None:
+        """The standby was promoted, and from now on answers no commit that a standby of its own does not have: none has."""
+        ask(self.standby, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        ask(self.standby, "SELECT pg_reload_conf()")
+        eventually_sync(lambda: ask(self.standby, "SHOW synchronous_standby_names") == [("*",)], 20)
+
     def part(self) -> None:
         """The standby hears nothing from now on."""
         ask(self.standby, "ALTER SYSTEM SET primary_conninfo = ''")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 (BACK_UP,) = blocks("operations/backup.md", "Back up")
 STOP, RESTORE, LOOK, CANCEL, START = blocks("operations/backup.md", "Restore")
-(IS_SYNCHRONOUS,) = blocks("operations/failover.md", "What a failover costs")
+IS_SYNCHRONOUS, CHECK = blocks("operations/failover.md", "What a failover costs")
 (BOTH_HOSTS,) = blocks("operations/failover.md", "How clients find the new primary")
 PROMOTE, LAST_RUN, RESTART = blocks("operations/failover.md", "Do a failover")
 FLUSH, ANOTHER_REDIS = blocks("operations/failover.md", "Loss of Redis")
@@ -46,7 +47,21 @@ QUICK = {"STEPWELL_HEARTBEAT": "100ms", "STEPWELL_TRUST_WINDOW": "400ms", "STEPW
 
 
 def test_no_block_of_commands_is_left_out() -> None:
-    ours = {BACK_UP, STOP, RESTORE, LOOK, CANCEL, START, IS_SYNCHRONOUS, BOTH_HOSTS, PROMOTE, LAST_RUN, RESTART, FLUSH}
+    ours = {
+        BACK_UP,
+        STOP,
+        RESTORE,
+        LOOK,
+        CANCEL,
+        START,
+        IS_SYNCHRONOUS,
+        CHECK,
+        BOTH_HOSTS,
+        PROMOTE,
+        LAST_RUN,
+        RESTART,
+        FLUSH,
+    }
     ours |= {ANOTHER_REDIS, DAYS, KEEPERS, DROP_DAY, COMPACT}
     others = set(blocks("operations/security-model.md", "Roles of PostgreSQL"))  # test_database_roles.py
     assert all_blocks("operations") == ours | others
@@ -180,6 +195,7 @@ async def test_a_failover_to_a_synchronous_replica_costs_nothing(
 ) -> None:
     shell = Shell(tmp_path, replicated.primary.dsn(), STANDBY_URL=replicated.standby.dsn())
     assert " async " in shell.run(IS_SYNCHRONOUS)
+    shell.run(CHECK)
     replicated.synchronous()
     assert " sync " in shell.run(IS_SYNCHRONOUS)
     async with drills.drill(replicated.dsn, redis_url) as system:
@@ -193,6 +209,25 @@ async def test_a_failover_to_a_synchronous_replica_costs_nothing(
             await eventually(lambda: len(system.receiver.effects) > seen + 20, 30)
         await system.over()
         assert system.repeated == set()
+        replicated.lonely()
+        await nobody_dies_without_a_standby(system)
+
+
+async def nobody_dies_without_a_standby(system: System) -> None:
+    """What waits for the standby is accepted when there is one again; heartbeats and the lease do not wait."""
+    start = asyncio.ensure_future(system.start(1))
+    looks = "SELECT (SELECT min(counter) FROM workers WHERE dead_at IS NULL), (SELECT max(renewed_at) FROM leases)"
+    await eventually(lambda: _rows(system, "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'", 1))
+    before = (await system.rows(looks))[0]
+
+    async def goes_on() -> bool:
+        return all(now > then for now, then in zip((await system.rows(looks))[0], before, strict=True))
+
+    await eventually(goes_on)
+    assert not start.done()
+    await system.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
 
 
 async def test_a_failover_to_a_replica_that_lagged_loses_what_it_had_not_received(

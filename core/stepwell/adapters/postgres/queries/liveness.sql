@@ -1,10 +1,13 @@
--- The life of a worker: one row, one counter.
+-- The life of a worker: one row, one counter. None of it is waited for until a standby has it: a sign of life that a failover
+-- loses is given again, and while a synchronous standby is away, every statement that waits for it keeps a connection.
 
 -- name: register
-INSERT INTO workers (host, process, version) VALUES (%(host)s, %(process)s, %(version)s) RETURNING id;
+INSERT INTO workers (host, process, version)
+SELECT %(host)s, %(process)s, %(version)s FROM set_config('synchronous_commit', 'local', true) RETURNING id;
 
 -- name: beat
 UPDATE workers SET counter = counter + 1, beat_at = clock_timestamp()
+FROM set_config('synchronous_commit', 'local', true)
 WHERE id = %(worker)s AND dead_at IS NULL
 RETURNING id;
 
@@ -15,4 +18,4 @@ WHERE r.cancel_requested_at IS NOT NULL AND r.finished_at IS NULL AND r.status =
   AND r.worker_id = %(worker)s;
 
 -- name: unregister
-UPDATE workers SET dead_at = clock_timestamp() WHERE id = %(worker)s;
+UPDATE workers SET dead_at = clock_timestamp() FROM set_config('synchronous_commit', 'local', true) WHERE id = %(worker)s;

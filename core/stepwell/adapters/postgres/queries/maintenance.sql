@@ -5,8 +5,10 @@
 -- Conditions use `now()` where an index shall serve them: a volatile `clock_timestamp()` would read the whole of it.
 
 -- name: lead
--- The lease belongs to whoever renewed it last; another takes over once it stood still for its time.
-INSERT INTO leases AS l (name, holder, renewed_at) VALUES (%(name)s, %(holder)s, clock_timestamp())
+-- The lease belongs to whoever renewed it last; another takes over once it stood still for its time. It waits for no standby
+-- (liveness.sql).
+INSERT INTO leases AS l (name, holder, renewed_at)
+SELECT %(name)s, %(holder)s, clock_timestamp() FROM set_config('synchronous_commit', 'local', true)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, renewed_at = excluded.renewed_at
   WHERE l.holder = excluded.holder OR l.renewed_at < clock_timestamp() - %(term)s::interval
 RETURNING l.holder;
