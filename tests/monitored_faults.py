@@ -51,11 +51,12 @@ def miss_ticks(system: System) -> None:
     )
 
 
-def age_queue(system: System, minutes: int) -> int:
-    """Runs that were not started yet have waited for so long. How many there are."""
+def age_queue(system: System, workflow: str, minutes: int) -> int:
+    """The workflow's runs that were not started yet have waited for so long. How many there are."""
     statement = """UPDATE runs SET created_at = created_at - make_interval(mins => %(minutes)s)
-      WHERE finished_at IS NULL AND status = 'queued' AND started_at IS NULL RETURNING id"""
-    return len(rows(system, statement, minutes=minutes))
+      WHERE finished_at IS NULL AND status = 'queued' AND started_at IS NULL
+        AND workflow_id IN (SELECT id FROM workflows WHERE name = %(workflow)s) RETURNING id"""
+    return len(rows(system, statement, workflow=workflow, minutes=minutes))
 
 
 def lose_timer(system: System, run: str) -> bool:
