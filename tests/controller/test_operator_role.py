@@ -31,7 +31,7 @@ RUN: dict[str, Any] = {
     "apiVersion": "stepwell.dev/v1alpha1",
     "kind": "WorkflowRun",
     "metadata": {"name": "least-1"},
-    "spec": {"workflowRef": {"name": "least"}, "ttlAfterFinished": "1s"},
+    "spec": {"workflowRef": {"name": "least"}},
 }
 REFUSED = re.compile(r'^authorization_attempts_total\{result="(?:denied|no-opinion)"\} (\S+)$', re.MULTILINE)
 
@@ -89,7 +89,8 @@ def test_the_shipped_role_is_enough(operated: KubeServer, caplog: pytest.LogCapt
     wait(kube, "swf/least", "condition=Suspended=False")
     kube.kubectl("create", "-f", "-", given=json.dumps(RUN))
     wait(kube, "swr/least-1", "condition=Finished")
-    wait(kube, "swr/least-1", "delete")
+    kube.kubectl("patch", "swr", "least-1", "--type=merge", "-p", '{"spec":{"ttlAfterFinished":"1s"}}')
+    eventually_sync(lambda: not kube.kubectl("get", "swr", "least-1", "--ignore-not-found").stdout, 60)
     kube.kubectl("create", "-f", "-", given=json.dumps({**PROBE, "metadata": {"name": "wrong"}}), check=False)
     eventually_sync(lambda: {"least", "least-1"} <= events_of(kube), 30)
     kube.kubectl("delete", "swf", "least")
