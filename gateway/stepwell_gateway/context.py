@@ -102,6 +102,7 @@ async def opened(
         ]
         http = await stack.enter_async_context(http_clients(settings, os.environ))
         revisions = Revisions(PostgresRunStore(lookups, lookups).revision, default_actions(http))
+        lookups.on_connect = revisions.clear
         store = PostgresIntakeStore(commits, settings.idempotency, lookups=lookups)
         intake = Intake(store, revisions, Offers(queue), clock)
         rates = RedisRates(settings.redis_url, settings.redis_prefix)

@@ -108,6 +108,7 @@ async def opened(settings: Settings, metrics: OperatorMetrics) -> AsyncIterator[
         runs = PostgresRunStore(reads, reads)
         store = PostgresIntakeStore(starts, settings.idempotency)
         revisions = Revisions(runs.revision, actions)
+        reads.on_connect = revisions.clear
         events = Events(api, metrics)
         context = Context(
             settings=settings,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from replicas import Pair
 
     from stepwell.domain.documents import JsonObject
-    from stepwell_cli.embedded import EmbeddedValkey
+    from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 
 (BACK_UP,) = blocks("operations/backup.md", "Back up")
 STOP, RESTORE, LOOK, CANCEL, START = blocks("operations/backup.md", "Restore")
@@ -236,7 +236,7 @@ async def test_a_failover_to_a_replica_that_lagged_loses_what_it_had_not_receive
     shell = Shell(tmp_path, replicated.dsn, STANDBY_URL=replicated.standby.dsn())
     async with drills.drill(replicated.dsn, redis_url) as system:
         await system.worker()
-        await system.ended(await system.start(5))
+        await system.ended([*await system.start(5), *await system.start(1, "pure")])
         system.receiver.open.clear()
         await system.start(10, "pair")
         await eventually(lambda: system.receiver.holding == 10)
@@ -252,10 +252,11 @@ async def test_a_failover_to_a_replica_that_lagged_loses_what_it_had_not_receive
         shell.run(PROMOTE)
         before = len(system.receiver.effects)
         assert f"{datetime.now(UTC):%Y-%m-%d}" in shell.run(LAST_RUN)
+        another = await takes_no_revision_for_another(system, replicated.standby)
         shell.run(RESTART)
         await restarted(system)
-        missing = [key for key in system.accepted if key not in known]
-        system.accepted = dict(known)
+        missing = [key for key in system.accepted if key not in known | another]
+        system.accepted = known | another
         await system.ended([run for run, _ in known.values()])
         await system.judge_records()
         repeated = once_each(system, before, durable)
@@ -265,6 +266,23 @@ async def test_a_failover_to_a_replica_that_lagged_loses_what_it_had_not_receive
         anew = [await again(system, key) for key in missing]
         assert not lost & set(anew)
         await system.ended(anew)
+
+
+async def takes_no_revision_for_another(system: System, primary: EmbeddedPostgres) -> dict[str, tuple[str, str]]:
+    """The workers that lived on execute what the new primary has under a number, whatever the old one had under it. What was
+    accepted.
+    """
+    replicas.ask(primary, "ALTER TABLE workflow_revisions DISABLE TRIGGER revisions_are_immutable")
+    replicas.ask(
+        primary,
+        """UPDATE workflow_revisions SET spec = '{"steps": [{"name": "only", "transform": {"value": "another"}}]}'
+        WHERE id = (SELECT active_revision_id FROM workflows WHERE name = 'pure')""",
+    )
+    before = set(system.accepted)
+    (run,) = await system.start(1, "pure")
+    await system.ended([run])
+    assert await system.rows("SELECT output_data FROM workflow_runs WHERE id = %s", run) == [("another",)]
+    return {key: found for key, found in system.accepted.items() if key not in before}
 
 
 # -- Redis -------------------------------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class Worker:
             ]
             store = PostgresRunStore(claims, journal)
             revisions = Revisions(store.revision, self._actions)
+            claims.on_connect = revisions.clear
             self.dispatcher = dispatcher = self._dispatcher(worker, store, revisions, clock, trust)
             heartbeat = Heartbeat(
                 liveness,

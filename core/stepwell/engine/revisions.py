@@ -53,6 +53,10 @@ class Revisions:
             loading = self._loading[revision_id] = asyncio.ensure_future(self._fetch(revision_id))
         return await asyncio.shield(loading)
 
+    def clear(self) -> None:
+        """Forget all: after a failover that lost commits, another revision may have a number that one of them had."""
+        self._cache.clear()
+
     async def _fetch(self, revision_id: int) -> LoadedRevision:
         try:
             loaded = compile_stored(await self._load(revision_id), self._actions)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
@@ -42,7 +42,8 @@ _TOLERANT = "  ON CONFLICT DO NOTHING\n"
 class Session:
     """Runs statements one after another; connects at first use and again after the connection was lost.
 
-    ``statements`` and ``bytes_sent`` count for the benchmark. Raises UnavailableError, DataRefusedError, ConflictError.
+    ``on_connect`` is called for every new connection before anything is asked over it: another server may be behind it, which
+    never saw what the last one said. ``statements`` and ``bytes_sent`` count for the benchmark. Raises UnavailableError, DataRefusedError, ConflictError.
     """
 
     def __init__(self, dsn: str, name: str, clock: Clock | None = None, *, patience: float = STATEMENT_TIMEOUT) -> None:
@@ -52,6 +53,7 @@ class Session:
         self._patience = patience
         self._connection: psycopg.AsyncConnection | None = None
         self._lock = asyncio.Lock()
+        self.on_connect: Callable[[], None] | None = None
         self.statements = 0
 
     async def __aenter__(self) -> Self:
@@ -109,6 +111,8 @@ class Session:
                 connect_timeout=CONNECT_TIMEOUT,
                 application_name=f"stepwell {self._name}",
             )
+            if self.on_connect is not None:
+                self.on_connect()
             if self._clock is not None:
                 await self._learn_the_time(self._connection, self._clock)
         return self._connection
