@@ -41,14 +41,12 @@ def running(system: System) -> int:
     return int(rows(system, "SELECT count(*) FROM runs WHERE finished_at IS NULL AND status = 'running'")[0][0])
 
 
-def miss_ticks(system: System) -> None:
-    """Nobody was there: the yearly trigger makes up for its tick (once: none starts twice), the other skips an hour of them."""
-    rows(
-        system,
-        """UPDATE schedules SET (tick_at, due_at) = (CASE trigger
-             WHEN 'yearly' THEN date_trunc('year', now(), 'UTC') - '1 year'::interval + '4 hours'::interval
-             ELSE date_trunc('minute', now()) - '1 hour'::interval END, now())""",
-    )
+def miss_ticks(system: System, *triggers: str) -> None:
+    """Nobody was there: `yearly` makes up for its tick (once: none starts twice), `skipping` skips an hour of them."""
+    statement = """UPDATE schedules SET (tick_at, due_at) = (CASE trigger
+        WHEN 'yearly' THEN date_trunc('year', now(), 'UTC') - '1 year'::interval + '4 hours'::interval
+        ELSE date_trunc('minute', now()) - '1 hour'::interval END, now()) WHERE trigger = ANY(%(triggers)s)"""
+    rows(system, statement, triggers=list(triggers))
 
 
 def age_queue(system: System, workflow: str, minutes: int) -> int:
