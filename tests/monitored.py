@@ -50,7 +50,7 @@ HURRY = {"STEPWELL_HEARTBEAT": "250ms", "STEPWELL_TRUST_WINDOW": "1s", "STEPWELL
 PERIODS = {
     "stepwell.engine.maintenance.gauges.PERIOD": gauges.PERIOD / HASTE,
     "stepwell.engine.maintenance.audit.PERIOD": audit.PERIOD / HASTE,
-    "stepwell.engine.suspects.PAUSE": 0.2,
+    "stepwell.engine.suspects.PAUSE": 0.1,
 }
 PODS = {"worker": ["worker-0", "worker-1"], "gateway": ["gateway-0"], "operator": ["operator-0"]}
 HOOKS = {"hooks": ["gateway-0"]}

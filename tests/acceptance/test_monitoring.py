@@ -40,6 +40,13 @@ SOON = 40.0  #: seconds that an alert may take on a busy machine
 LOOK = prometheus.LOOK
 NORMAL = ("welcome", "orders", "slow")
 SLOTS = 4  #: of each worker, once they are to be filled
+#: Workers that end, as by a defect, in the first effect that they begin; their deaths are noticed soon.
+MORTAL = {
+    "STEPWELL_CRASH_AT": "before_effect=raise",
+    "STEPWELL_HEARTBEAT": "200ms",
+    "STEPWELL_TRUST_WINDOW": "700ms",
+    "STEPWELL_DEATH_SILENCE": "1s",
+}
 #: Queries that find nothing where there is no API server, as the gateway calls none.
 IN_CLUSTER = ("stepwell_kube_requests_total",)
 #: What this alert's search finds is a defect of Stepwell.
@@ -166,14 +173,14 @@ def troubled(system: System, watching: Prometheus, told: dict[str, dict[str, Any
     assert faults.age_queue(system, "newer", 2) == 1
     told |= told_of(watching, "StepwellNoWorker")
     with system.load("broken"):
-        system.start_workers(STEPWELL_CRASH_AT="before_effect=raise")
+        system.start_workers(**MORTAL)
         eventually_sync(system.leader, SOON, pause=LOOK)
         silent(watching, "StepwellNoWorker")
         told |= told_of(
             watching,
             *("StepwellRunsStuck", "StepwellWorkflowFailing", "StepwellWorkersDying", "StepwellPoisonPill"),
             never=("StepwellRedisAway", "StepwellQueueOld", "StepwellSlotsBusy"),
-            meanwhile=lambda: system.start_workers(STEPWELL_CRASH_AT="before_effect=raise"),
+            meanwhile=lambda: system.start_workers(**MORTAL),
         )
     system.receiver.open.set()
     return told
