@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +23,7 @@ from stepwell.domain.errors import (
     UsageError,
 )
 from stepwell.engine.intake import SuspendedError
+from stepwell_gateway.seldom import Seldom
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds after which it is worth trying again where something was away
@@ -38,6 +40,9 @@ _STATUS: tuple[tuple[type[StepwellError], int], ...] = (
     (UnavailableError, 503),
 )
 _RETRIES: dict[type[StepwellError], int] = {SuspendedError: RETRY_SUSPENDED, UnavailableError: RETRY_AFTER}
+
+log = logging.getLogger(__name__)
+log.addFilter(Seldom())
 
 
 class Problem(StepwellError):  # noqa: N818 - the word of the RFC
@@ -75,8 +80,10 @@ def problem_of(error: StepwellError) -> Problem | None:
         if isinstance(error, kind):
             again = _RETRIES.get(kind)
             headers = {} if again is None else {"Retry-After": str(again)}
-            hidden = kind is UnavailableError  # it names machines
-            return Problem(status, "" if hidden else str(error), headers=headers)
+            if kind is not UnavailableError:
+                return Problem(status, str(error), headers=headers)
+            log.warning("requests are answered 503: %s", error)
+            return Problem(status, headers=headers)  # without the reason, which names machines
     return None
 
 
