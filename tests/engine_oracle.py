@@ -35,7 +35,14 @@ class Planned:
         """Beyond what was planned, it succeeds at once."""
         return self.attempts[number - 1] if number <= len(self.attempts) else Attempt(0.0, "ok")
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self, *, handler: bool = False) -> dict[str, Any]:
+        """The step as a manifest has it; a handler asks for all that it may see."""
+        made = self._manifest()
+        if handler and self.kind == "effect":
+            made["httpCall"]["body"] = {**made["httpCall"]["body"], "error": "{{ error }}", "s0": "{{ steps.s0 }}"}
+        return made
+
+    def _manifest(self) -> dict[str, Any]:
         fields: dict[str, Any] = {} if self.needs is None else {"needs": list(self.needs)}
         if self.condition is not None:
             fields["if"] = "true" if self.condition else "size(run.id) == 0"
@@ -68,8 +75,10 @@ class Expected:
     culprits: set[str] = field(default_factory=set)
 
 
-def expect(steps: list[Planned]) -> Expected:
-    """Interpret a plan: one step after the other, each as soon as all that it needs is there."""
+def expect(steps: list[Planned], *, handlers: bool = False) -> Expected:
+    """Interpret a list: one step after the other, each as soon as all that it needs is there. What handlers are given is the
+    run's input.
+    """
     expected = Expected()
     needs = {s.name: _needs(steps, index) for index, s in enumerate(steps)}
     handed: dict[str, Any] = {}
@@ -78,7 +87,7 @@ def expect(steps: list[Planned]) -> Expected:
         for step in ready:
             left.remove(step)
             names = needs[step.name]
-            given = _given(names, handed)
+            given = RUN_INPUT if handlers else _given(names, handed)
             result = _run(step, given)
             expected.results[step.name] = result
             if result.status == "failed" and not step.goes_on:
@@ -90,6 +99,16 @@ def expect(steps: list[Planned]) -> Expected:
     else:
         assert not left
     return expected
+
+
+def well(steps: list[Planned], results: dict[str, str]) -> bool:
+    """Whether a list came to a good end: every step has its result (status by name), and none failed for good."""
+    return all(step.name in results and (results[step.name] != "failed" or step.goes_on) for step in steps)
+
+
+def final(outcome: str, finally_: list[Planned], results: dict[str, str]) -> str:
+    """What a run comes to whose steps ended so: a `finally` that goes wrong spoils a success, and nothing else."""
+    return "failed" if outcome == "succeeded" and not well(finally_, results) else outcome
 
 
 def _needs(steps: list[Planned], index: int) -> tuple[str, ...]:

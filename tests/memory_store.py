@@ -9,18 +9,24 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import orjson
+
+from stepwell.domain import handlers
 from stepwell.domain.errors import DataRefusedError, NotFoundError, UnavailableError
+from stepwell.domain.revision import Part
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.ports import (
     AttemptRecord,
     ClaimedRun,
     End,
     FlushEntry,
+    Handling,
     Kept,
     Park,
     ReadyRun,
     RecordedAttempt,
     StoredRevision,
+    Turn,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +56,11 @@ class Row:
     due_at: int | None = None
     end: End | None = None
     finished_at: int | None = None
+    outcome: End | None = None  # how the steps ended, while handlers run and after them
+    part: int = 0
+    at: int = 0
+    until: int | None = None
+    recoveries: int = 0
 
     @property
     def final(self) -> bool:
@@ -91,8 +102,18 @@ class Database:
         if row.final:
             return
         row.cancelled_at = row.cancelled_at or self.now()
-        if row.status != "running":
+        if row.status == "running" or row.outcome is not None:
+            return
+        if row.claims and self.handlers(row):
+            self.wake(run_id)
+        else:
             self.change(row, "cancelled")
+
+    def handlers(self, row: Row) -> list[int]:
+        """The lists of handlers that its revision has."""
+        stored = self.revisions.get(row.revision_id)
+        spec = {} if stored is None else orjson.loads(stored.spec)
+        return [part for part in (Part.ON_FAILURE, Part.FINALLY) if spec.get(part.word)]
 
     def wake(self, run_id: str) -> None:
         row = self.rows[run_id]
@@ -109,7 +130,25 @@ class Database:
             if row.status == "running" and row.worker not in self.alive:
                 moved = any(fence == row.fence for fence, _ in self.records[row.id].values())
                 row.suspicion = row.suspicion + 1 if not moved else 0
-                self.change(row, "queued" if row.cancelled_at is None else "cancelled")
+                self._take_back(row)
+
+    def _take_back(self, row: Row) -> None:
+        left = self.handlers(row)
+        if row.outcome is not None:
+            row.recoveries, row.until = row.recoveries + 1, self.now() + handlers.BUDGET
+            left = [part for part in left if part > row.part]
+            if row.recoveries > handlers.RECOVERIES and left:
+                row.part, row.at, row.recoveries = left[0], self.now(), 0
+            elif row.recoveries > handlers.RECOVERIES:
+                status = row.outcome.status
+                spoilt = status is RunStatus.SUCCEEDED
+                self.change(row, RunStatus.FAILED if spoilt else status)
+                row.end = row.outcome
+                return
+        elif row.cancelled_at is not None and not left:
+            self.change(row, "cancelled")
+            return
+        self.change(row, "queued")
 
 
 @dataclass(slots=True)
@@ -206,7 +245,7 @@ class MemoryStore:
         assert row.fence is not None
         return ClaimedRun(
             row.id, row.fence, 1, row.revision_id, row.namespace, "test", row.input, row.created_at, row.wakes,
-            row.claims, row.suspicion, row.cancelled_at is not None,
+            row.claims, row.suspicion, row.cancelled_at is not None, handling=_handling(row),
         )  # fmt: skip
 
     def _owned(self, worker: int) -> list[Row]:
@@ -238,7 +277,8 @@ class MemoryStore:
         def effect() -> list[str]:
             rows = [r for r in self._owned(worker) if runs.get(r.id) == r.fence]
             for row in rows:
-                self.database.change(row, "queued" if row.cancelled_at is None else "cancelled")
+                ends = row.cancelled_at is not None and row.outcome is None and not self.database.handlers(row)
+                self.database.change(row, "cancelled" if ends else "queued")
                 self.not_begun |= set() if begun else {row.id}
             return [row.id for row in rows]
 
@@ -261,22 +301,44 @@ class MemoryStore:
         return await self._statement("flush", effect)
 
     def _write(self, row: Row, entry: FlushEntry) -> Kept:
-        wakes, cancelled = row.wakes, row.cancelled_at is not None
+        wakes, cancelled = row.wakes, row.cancelled_at is not None and row.outcome is None
         for attempt in entry.attempts:
             _, known = self.database.records[row.id].setdefault((attempt.step, attempt.attempt), (entry.fence, attempt))
             assert known is attempt, f"attempt {attempt.attempt} of {attempt.step} was made twice and recorded already"
         if entry.end is not None and not (cancelled and entry.end.status is RunStatus.SUCCEEDED):
             self.database.change(row, entry.end.status)
-            row.end = entry.end
+            assert entry.end.kept == (row.outcome is not None and entry.end.status == row.outcome.status)
+            row.end = row.outcome if entry.end.kept else entry.end
+        if entry.turn is not None:
+            self._turn(row, entry.turn, cancelled=cancelled)
         if entry.park is not None and not cancelled:
             self._park(row, entry.park)
         parked = row.status if row.status in {"waiting", "queued"} else None
         return Kept(cancelled, wakes, row.final, parked)
 
+    def _turn(self, row: Row, turn: Turn, *, cancelled: bool) -> None:
+        if turn.outcome is not None:
+            if cancelled and turn.outcome.status is RunStatus.SUCCEEDED:
+                return
+            assert row.outcome in (None, turn.outcome), "the outcome is written once"
+            row.outcome = turn.outcome
+        assert turn.part >= row.part
+        assert row.outcome is not None
+        row.part, row.at, row.until, row.recoveries = turn.part, turn.at, turn.until, 0
+
     def _park(self, row: Row, park: Park) -> None:
+        assert (park.until is None) is (row.outcome is None)
+        row.until = park.until
         waiting = park.due_at is not None and park.wakes == row.wakes
         self.database.change(row, "waiting" if waiting else "queued")
         row.due_at = park.due_at if waiting else None
+
+
+def _handling(row: Row) -> str | None:
+    if row.outcome is None:
+        return None
+    error = orjson.loads(row.outcome.error or b"null")
+    return orjson.dumps(tuple(Handling(row.outcome.status, error, row.part, row.at, row.until or 0))).decode()
 
 
 def _recorded(run_id: str, attempt: AttemptRecord) -> RecordedAttempt:

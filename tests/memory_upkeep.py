@@ -70,7 +70,9 @@ class Upkeep:
         self.reaped.append(len(orphans))
         for run_id in orphans:
             del self.orphaned[run_id]
-        return [Reaped(ready(i), "failed" if i == "poison" else "queued", i == "suspect") for i in orphans]
+        return [
+            Reaped(ready(i), "failed" if i == "poison" else "queued", i == "suspect", i == "poison") for i in orphans
+        ]
 
     async def wake_due(self, limit: int) -> tuple[list[ReadyRun], float | None]:
         self._call("wake_due")

@@ -10,15 +10,17 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import orjson
 from engine_life import Life, World, actions_of, stored, until
-from engine_oracle import RUN_INPUT, Attempt, Expected, Planned, expect
+from engine_oracle import RUN_INPUT, Attempt, Expected, Planned, expect, final
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from memory_store import Database, MemoryQueue, Row
 from virtual_time import EPOCH, VirtualClock, run_virtual
 
+from stepwell.domain import handlers
 from stepwell.domain.retry import StepFailure
 from stepwell.engine.execution import FRESH
 from stepwell.engine.ports import AttemptRecord, ReadyRun
@@ -39,6 +41,24 @@ class Plan:
     timeout: int | None = None
     events: list[tuple[float, str]] = field(default_factory=list)
     seed: int = 0
+    on_failure: list[Planned] = field(default_factory=list)
+    finally_: list[Planned] = field(default_factory=list)
+    budget: int = 300
+
+    @property
+    def handlers(self) -> list[Planned]:
+        return [*self.on_failure, *self.finally_]
+
+    @property
+    def all(self) -> list[Planned]:
+        return [*self.steps, *self.handlers]
+
+    def spec(self) -> dict[str, Any]:
+        lists = {"steps": self.steps, "onFailure": self.on_failure, "finally": self.finally_}
+        spec: dict[str, Any] = {
+            word: [step.manifest(handler=word != "steps") for step in steps] for word, steps in lists.items() if steps
+        }
+        return spec if self.timeout is None else {**spec, "timeout": f"{self.timeout}s"}
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
@@ -51,13 +71,13 @@ attempts = st.builds(
 
 
 @st.composite
-def step_lists(draw: st.DrawFn) -> list[Planned]:
-    count = draw(st.integers(1, 12))
+def step_lists(draw: st.DrawFn, letter: str = "s", least: int = 1, most: int = 12) -> list[Planned]:
+    count = draw(st.integers(least, most))
     order = draw(st.permutations(range(count))) if draw(st.booleans()) else range(count)
     place = {step: place for place, step in enumerate(order)}
     steps = []
     for index in range(count):
-        before = [f"s{other}" for other in range(count) if place[other] < place[index]]
+        before = [f"{letter}{other}" for other in range(count) if place[other] < place[index]]
         chained = (index == 0 or place[index - 1] < place[index]) and draw(st.booleans())
         needs = (
             None
@@ -68,7 +88,7 @@ def step_lists(draw: st.DrawFn) -> list[Planned]:
         )
         steps.append(
             Planned(
-                f"s{index}",
+                f"{letter}{index}",
                 draw(st.sampled_from(["effect", "effect", "effect", "pure", "pure", "fail"])),
                 needs,
                 condition=draw(st.sampled_from([None, None, None, True, False])),
@@ -81,13 +101,16 @@ def step_lists(draw: st.DrawFn) -> list[Planned]:
     return steps
 
 
-calm = st.builds(Plan, step_lists(), seed=st.integers(0, 9))
+HANDLERS = {"on_failure": step_lists("f", 0, 3), "finally_": step_lists("z", 0, 3)}
+calm = st.builds(Plan, step_lists(), seed=st.integers(0, 9), **HANDLERS)
 stormy = st.builds(
     Plan,
     step_lists(),
     timeout=st.sampled_from([None, None, None, 1, 5, 20]),
     events=st.lists(st.tuples(st.sampled_from([0.0, 0.003, 0.2, 0.7, 1.5, 3.0, 4.0, 9.0]), st.sampled_from(EVENTS)), max_size=5),
     seed=st.integers(0, 999),
+    **HANDLERS,
+    budget=st.sampled_from([300, 300, 300, 4]),
 )  # fmt: skip
 
 
@@ -99,13 +122,10 @@ class Drama:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.planned = {step.name: step for step in plan.steps}
+        self.planned = {step.name: step for step in plan.all}
         self.random = random.Random(plan.seed)
         self.database = Database(VirtualClock().micros)
-        spec: dict[str, Any] = {"steps": [step.manifest() for step in plan.steps]}
-        if plan.timeout is not None:
-            spec["timeout"] = f"{plan.timeout}s"
-        self.database.revisions[1] = stored(spec)
+        self.database.revisions[1] = stored(plan.spec())
         self.queue = MemoryQueue()
         self.requests: dict[str, Any] = {}
         self.in_flight: set[tuple[int, str]] = set()
@@ -149,9 +169,21 @@ class Drama:
         assert (life.worker, call.step) not in self.in_flight, "the step runs already"
         assert self.requests.setdefault(call.step, body) == body, "not the same request"
         assert not life.dispatcher.draining, "the worker drains"
-        if row.cancelled_at is not None:
+        assert step.part == row.part, "it is not its turn"
+        if step.part:
+            assert row.outcome is not None
+            shown = orjson.loads(row.outcome.error or b"null")
+            assert body["error"] == (shown and {"step": None, **shown}), "not the error of the run"
+            self.check_seen(body["s0"])
+        elif row.cancelled_at is not None:
             late = (self.database.now() - row.cancelled_at) / 1e6
             assert late <= FRESH / 1e6, f"{late} s after the cancel"
+
+    def check_seen(self, shown: dict[str, Any]) -> None:
+        """What a handler sees of a step is what is recorded of it."""
+        record = self.database.final_record("r1", "s0")
+        assert shown["status"] == ("Skipped" if record is None else record.status.word)
+        assert shown["output"] == (None if record is None else orjson.loads(record.output or b"null"))
 
     async def act(self, life: Life, call: Call) -> Any:
         attempt = self.planned[call.step].attempt(call.attempt)
@@ -225,7 +257,7 @@ class Drama:
             for at, event in sorted(self.plan.events):
                 await asyncio.sleep(max(0.0, at - loop.time()))
                 await self.happen(event)
-            await until(lambda: row.final or upkeep.done())
+            await until(lambda: row.final or upkeep.done() or any(life.failed() for life in self.lives))
             await until(lambda: not self.life.dispatcher.active, 60.0)
         finally:
             upkeep.cancel()
@@ -245,8 +277,20 @@ def play(plan: Plan) -> tuple[Row, list[AttemptRecord], Expected]:
         drama = Drama(plan)
         return await drama.play(), drama.database.attempts()
 
-    row, records = run_virtual(playing())
+    with patch.object(handlers, "BUDGET", plan.budget * 1_000_000):
+        row, records = run_virtual(playing())
     return row, records, expect(plan.steps)
+
+
+def of(steps: list[Planned], records: list[AttemptRecord]) -> list[AttemptRecord]:
+    names = {step.name for step in steps}
+    return [record for record in records if record.step in names]
+
+
+def outcome_of(row: Row) -> tuple[str, int]:
+    """How the steps ended, and when."""
+    assert row.finished_at is not None
+    return (row.status, row.finished_at) if row.outcome is None else (row.outcome.status, row.outcome.finished_at)
 
 
 # -- what must hold ----------------------------------------------------------------------------------------------------
@@ -279,27 +323,48 @@ def _input(record: AttemptRecord, outputs: dict[str, Any]) -> Any:
 
 
 def check_end(row: Row, records: list[AttemptRecord], expected: Expected, plan: Plan) -> None:
-    assert row.end is None or orjson.loads(row.end.error or "{}").get("reason") not in {
-        "InternalError",
-        "RecordRefused",
-    }
-    assert row.finished_at is not None
+    """How the steps ended. What the handlers make of it is looked at apart."""
+    status, ended_at = outcome_of(row)
+    end = row.outcome or row.end
+    error = orjson.loads((end and end.error) or "{}")
+    assert error.get("reason") not in {"InternalError", "RecordRefused"}
     deadline = row.created_at + int((plan.timeout or 1e6) * 1e6)
-    if row.status == "cancelled":
+    if status == "cancelled":
         assert row.cancelled_at is not None
-    elif row.status == "timed_out":
-        assert deadline <= row.finished_at
-        assert max((r.started_at for r in records), default=0) <= deadline
+    elif status == "timed_out":
+        assert deadline <= ended_at
+        assert max((r.started_at for r in of(plan.steps, records)), default=0) <= deadline
     else:
-        assert row.status == expected.status
-    if row.cancelled_at is not None:
-        assert row.status != "succeeded"
-        assert row.finished_at - row.cancelled_at <= PROMPT * 1e6
-    if row.status == "timed_out" and not plan.events:
-        assert row.finished_at - deadline <= SLOWEST * 4e6
-    if row.status == "failed":
-        assert row.end is not None
-        assert orjson.loads(row.end.error or "")["step"] in expected.culprits
+        assert status == expected.status
+    if row.cancelled_at is not None and row.cancelled_at <= ended_at:
+        assert status != "succeeded"
+        assert ended_at - row.cancelled_at <= PROMPT * 1e6
+    if status == "timed_out" and not plan.events:
+        assert ended_at - deadline <= SLOWEST * 4e6
+    if status == "failed":
+        assert error["step"] in expected.culprits
+
+
+def check_handlers(row: Row, records: list[AttemptRecord], plan: Plan, *, calm: bool) -> None:
+    """Those run whose turn it is, once; the end of the run is that of its steps, unless `finally` spoils a success."""
+    status, ended_at = outcome_of(row)
+    found = {r.step: str(r.status) for r in records if r.retry_at is None}
+    assert (row.outcome is None) == (not any(_due(plan, status)) or row.claims == 0)
+    assert row.status == (status if row.outcome is None else final(status, plan.finally_, found))
+    if row.status == status and row.outcome is not None and status != "succeeded":
+        assert row.end is row.outcome, "the first error stays"
+    for steps, due in zip((plan.on_failure, plan.finally_), _due(plan, status), strict=True):
+        of_list, expected = of(steps, records), expect(steps, handlers=True)
+        assert not of_list or (due and row.outcome is not None)
+        assert min((r.started_at for r in of_list), default=ended_at) >= ended_at
+        complete = calm and due and row.outcome is not None and not expected.culprits
+        check_records(of_list, expected, complete=complete)
+        if calm and due and row.outcome is not None and expected.culprits:
+            assert any(found.get(name) == "failed" for name in expected.culprits)
+
+
+def _due(plan: Plan, status: str) -> tuple[bool, bool]:
+    return bool(plan.on_failure) and status != "succeeded", bool(plan.finally_)
 
 
 @given(calm)
@@ -307,20 +372,30 @@ def check_end(row: Row, records: list[AttemptRecord], expected: Expected, plan: 
 def test_an_undisturbed_run_ends_as_the_reference_says(plan: Plan) -> None:
     row, records, expected = play(plan)
     check_end(row, records, expected, plan)
-    check_records(records, expected, complete=row.status == "succeeded")
+    check_records(of(plan.steps, records), expected, complete=outcome_of(row)[0] == "succeeded")
+    check_handlers(row, records, plan, calm=True)
 
 
 CHAIN = [Planned(f"s{n}", "effect", None, limit=1, attempts=(Attempt(1.9, "again"),)) for n in range(4)]
+LAST = [Planned(f"z{n}", "effect", None, limit=2, attempts=(Attempt(0.5, "later"),)) for n in range(3)]
+SLIP, SLIP2 = Planned("s0", "fail", None), Planned("f0", "effect", None, attempts=(Attempt(0.5, "final"),))
 
 
 @given(stormy)
 @settings(max_examples=300, deadline=None)
 @example(Plan(CHAIN, events=[(at, "crash") for at in (0.0, 1.9, 4.5, 6.0)], seed=99))
 @example(Plan(CHAIN, events=[(1.0, "stall"), (3.0, "drain"), (9.0, "cancel")], seed=99))
+@example(Plan(CHAIN, events=[(9.5, "crash"), (11.0, "crash"), (13.0, "stall")], seed=99, finally_=LAST))
+@example(
+    Plan([SLIP], events=[(0.7, "crash"), (1.5, "drain"), (3.0, "cancel")], seed=99, on_failure=LAST, finally_=[SLIP2])
+)
+@example(Plan([SLIP], seed=99, on_failure=LAST, budget=4))
 @example(Plan(CHAIN, timeout=5, events=[(0.7, "flush lost"), (1.5, "drain")], seed=99))
 def test_a_run_ends_right_whatever_happens_on_its_way(plan: Plan) -> None:
     row, records, expected = play(plan)
     check_end(row, records, expected, plan)
-    check_records(records, expected, complete=row.status == "succeeded")
+    check_records(of(plan.steps, records), expected, complete=outcome_of(row)[0] == "succeeded")
+    deaths = sum(event in {"crash", "stall"} for _, event in plan.events)
+    check_handlers(row, records, plan, calm=plan.budget == 300 and deaths <= handlers.RECOVERIES)
     assert row.finished_at is not None
     assert row.finished_at - EPOCH < 600e6

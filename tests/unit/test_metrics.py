@@ -174,7 +174,7 @@ def test_namespaces_beyond_the_bound_are_counted_together(monkeypatch: pytest.Mo
 def test_recoveries_poison_pills_and_stranded_runs() -> None:
     counted = metrics()
     run = ReadyRun("r1", "a", 1)
-    counted.recovered([Reaped(run, "queued", suspect=False), Reaped(run, "failed", suspect=True)])
+    counted.recovered([Reaped(run, "queued", suspect=False), Reaped(run, "failed", suspect=True, poisonous=True)])
     counted.stranded([run])
     found = [samples(counted, f"stepwell_{name}_total")[()] for name in ("recoveries", "poison_pills", "stranded")]
     assert found == [2, 1, 1]

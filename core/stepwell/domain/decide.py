@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stepwell.domain.revision import Revision
+from stepwell.domain.revision import Part, Revision
 from stepwell.domain.states import RunStatus
 
 PARK_AFTER = 2_000_000  # microseconds; a longer pause gives the slot back
@@ -22,6 +22,8 @@ class Snapshot:
     ``settled`` steps have their final result and ``durable`` ones are those of them that are committed; ``running`` ones
     have an attempt in flight; ``retries`` are steps whose next attempt is due at a time. ``failed`` is a step that failed
     for good, -1 if none. ``confirmed``: the claim was seen to stand at this very moment, so an effect may start.
+    ``part`` is the list of steps whose turn it is; ``running``, ``retries``, ``failed`` and ``deadline`` are of that one. What
+    handles an end is not cancelled.
     """
 
     settled: int = 0
@@ -32,6 +34,7 @@ class Snapshot:
     cancelled: bool = False
     confirmed: bool = False
     deadline: int = 1 << 62
+    part: int = Part.STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The run is over."""
+    """The list of steps whose turn it is is over; what the run comes to by it says ``stepwell.domain.handlers``."""
 
     status: RunStatus
 
@@ -84,14 +87,15 @@ def decide(revision: Revision, known: Snapshot, now: int) -> list[Command]:
     ending = _ending(known, now)
     if ending is not None:
         return _end(ending, known)
-    if known.settled == revision.all and not known.running:
+    todo = revision.parts[known.part]
+    if known.settled & todo == todo and not known.running:
         return [Finish(RunStatus.SUCCEEDED)]
-    commands = _startable(revision, known, now)
+    commands = _startable(revision, todo, known, now)
     return commands or _pause(known, now)
 
 
 def _ending(known: Snapshot, now: int) -> RunStatus | None:
-    if known.cancelled:
+    if known.cancelled and not known.part:
         return RunStatus.CANCELLED
     if known.failed >= 0:
         return RunStatus.FAILED
@@ -105,14 +109,14 @@ def _end(status: RunStatus, known: Snapshot) -> list[Command]:
     return [] if status is RunStatus.FAILED else [Abort()]
 
 
-def _startable(revision: Revision, known: Snapshot, now: int) -> list[Command]:
+def _startable(revision: Revision, todo: int, known: Snapshot, now: int) -> list[Command]:
     starts: list[Command] = []
     unconfirmed = False
     pausing = 0
     for index, due in known.retries:
         if due > now:
             pausing |= 1 << index
-    idle = revision.all & ~(known.settled | known.running | pausing)
+    idle = todo & ~(known.settled | known.running | pausing)
     while idle:
         step = revision.steps[(idle & -idle).bit_length() - 1]
         idle &= idle - 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 
 from stepwell.domain.action import EffectAction, PauseAction, PureAction
 from stepwell.domain.expressions import Expression
@@ -12,14 +13,28 @@ from stepwell.domain.template import Template
 from stepwell.domain.trigger_plan import TriggerPlan
 
 
+class Part(IntEnum):
+    """The lists of steps of a workflow, in the order in which a run comes to them."""
+
+    STEPS = 0
+    ON_FAILURE = 1
+    FINALLY = 2
+
+    @property
+    def word(self) -> str:
+        """The list's name in a manifest."""
+        return ("steps", "onFailure", "finally")[self]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One compiled step. Sets of steps are bit masks over their positions in the list.
+    """One compiled step. Sets of steps are bit masks over their positions among all steps of the revision.
 
     ``needs`` are the direct predecessors in the order of the manifest and ``direct`` their mask; ``ancestors`` is the mask of
     all transitive ones; ``variables`` is
     what its expressions read; ``timeout`` is of one attempt, in seconds. ``pause``: its action is a PauseAction.
-    ``hands_on``: it hands on its own input, not its output.
+    ``hands_on``: it hands on its own input, not its output. ``part`` is the list that it stands in: what it needs stands
+    there, too.
     """
 
     index: int
@@ -37,6 +52,7 @@ class Step:
     variables: frozenset[str]
     pause: bool = False
     hands_on: bool = False
+    part: Part = Part.STEPS
 
     @property
     def bit(self) -> int:
@@ -48,7 +64,8 @@ class Step:
 class Revision:
     """A workflow's compiled spec; ``timeout`` of the whole run and retention times in seconds.
 
-    ``links``: a step makes links to approvals, which must not be stored.
+    ``steps`` are those of all lists, one list after the other; ``parts`` has the mask of each list. ``links``: a step makes
+    links to approvals, which must not be stored.
     """
 
     steps: tuple[Step, ...]
@@ -60,8 +77,18 @@ class Revision:
     retain_failed: float
     triggers: tuple[TriggerPlan, ...] = ()
     links: bool = False
+    parts: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        masks = [sum(step.bit for step in self.steps if step.part is part) for part in Part]
+        object.__setattr__(self, "parts", tuple(masks))
 
     @property
     def all(self) -> int:
-        """The mask of all steps."""
-        return (1 << len(self.steps)) - 1
+        """The mask of ``spec.steps``."""
+        return self.parts[Part.STEPS]
+
+    @property
+    def main(self) -> tuple[Step, ...]:
+        """The steps of ``spec.steps``."""
+        return self.steps[: self.all.bit_length()]

@@ -22,8 +22,6 @@ NOT_YET = frozenset(
         "action",
         "forEach",
         "concurrency",
-        "onFailure",
-        "finally",
     }
 )
 

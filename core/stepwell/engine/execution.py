@@ -11,7 +11,10 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
+import orjson
+
 from stepwell.domain import decide as d
+from stepwell.domain import handlers
 from stepwell.domain.action import Call, Deferred, Outcome
 from stepwell.domain.approval_links import ApprovalLinks, hide_links_of, without_links
 from stepwell.domain.documents import JsonObject, dumps
@@ -23,7 +26,17 @@ from stepwell.engine.attempt import attempted
 from stepwell.engine.clock import as_micros
 from stepwell.engine.crashpoints import crashpoint
 from stepwell.engine.failures import as_failure, error_document
-from stepwell.engine.ports import AttemptRecord, ClaimedRun, End, FlushEntry, Kept, Park, RecordedAttempt
+from stepwell.engine.ports import (
+    AttemptRecord,
+    ClaimedRun,
+    End,
+    FlushEntry,
+    Handling,
+    Kept,
+    Park,
+    RecordedAttempt,
+    Turn,
+)
 from stepwell.engine.results import Results
 from stepwell.engine.revisions import LoadedRevision
 
@@ -65,8 +78,8 @@ class Execution:
     """The state of one run on this worker. Created from a claim, it lives until ``Host.left`` is told."""
 
     __slots__ = (
-        "_attempts", "_cancelled", "_deadline", "_deferred", "_gone", "_host", "_leaving", "_pending", "_refused", "_retries",
-        "_running", "_sent", "_sent_settled", "_slice", "_tasks", "_timer", "_touch", "_wakes", "loaded", "progressed", "results", "run",
+        "_attempts", "_cancelled", "_deadline", "_deferred", "_gone", "_host", "_leaving", "_outcome", "_pending", "_refused",
+        "_retries", "_running", "_sent", "_sent_settled", "_slice", "_tasks", "_timer", "_touch", "_wakes", "loaded", "progressed", "results", "run",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +97,7 @@ class Execution:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._pending: list[AttemptRecord] = []
-        self._leaving: End | Park | None = None
+        self._leaving: End | Turn | Park | None = None
         self._sent: FlushEntry | None = None
         self._sent_settled = 0
         self._touch = False
@@ -94,6 +107,9 @@ class Execution:
         self._slice = 0
         self._wakes = run.wakes
         self._deadline = run.created_at + int(loaded.revision.timeout * 1e6)
+        self._outcome: RunStatus | None = None  # how the steps ended, once that is durable
+        if run.handling is not None:
+            self._take_up(Handling(*orjson.loads(run.handling)))
         for attempt in history:
             self._replay(attempt)
 
@@ -140,13 +156,13 @@ class Execution:
     def _hand_back(self) -> None:
         """While draining: back into the queue as soon as nothing is in flight."""
         if self._leaving is None and not self._running:
-            self._leave(Park(self._wakes, None))
+            self._park(None)
 
     def _snapshot(self, *, confirmed: bool) -> d.Snapshot:
         r = self.results
         return d.Snapshot(
             r.settled, r.durable, self._running, tuple(self._retries.items()), r.failed, self._cancelled, confirmed,
-            self._deadline,
+            self._deadline, r.part,
         )  # fmt: skip
 
     def _carry_out(self, commands: list[d.Command], now: int) -> bool:
@@ -169,7 +185,7 @@ class Execution:
                 case d.Sleep(until=until):
                     self._wake_at(until)
                 case d.ParkUntil(due=due):
-                    self._leave(Park(self._wakes, due))
+                    self._park(due)
         return changed
 
     def _confirm(self) -> None:
@@ -351,13 +367,46 @@ class Execution:
 
     # -- the end, and the journal ------------------------------------------------------------------------------------
 
-    def _finish(self, status: RunStatus, now: int) -> None:
-        self._leave(self.results.end(status, now, self.loaded))
+    def _finish(self, ended: RunStatus, now: int) -> None:
+        self._end_part(self.results.end(ended, now, self.loaded))
 
-    def _leave(self, leaving: End | Park) -> None:
+    def _end_part(self, end: End) -> None:
+        """The steps, or the handlers whose turn it was, are over: now others have theirs, or the run ends."""
+        outcome = self._outcome or end.status
+        following = handlers.following(self.loaded.revision, self.results.part, outcome)
+        if following is not None:
+            first = end if self._outcome is None else None
+            self._leave(Turn(following, end.finished_at, end.finished_at + handlers.BUDGET, first))
+        elif self._outcome is None:
+            self._leave(end)
+        else:
+            self._leave(self.results.end_after_handlers(outcome, end))
+
+    def _take_up(self, handling: Handling) -> None:
+        """Go on where the handlers of the run were left."""
+        self._outcome = RunStatus(handling.outcome)
+        self._deadline = handlers.budget_end(handling.until, self._host.micros())
+        self.results.keep_error(handling.error)
+        self.results.hand_over(handling.part, handling.at)
+
+    def _hand_over(self, turn: Turn) -> None:
+        """It is durable that these handlers have their turn. What the steps still wanted to do is over."""
+        if turn.outcome is not None:
+            self._outcome = turn.outcome.status
+            self.results.keep_error(orjson.loads(turn.outcome.error or b"null"))
+        self._deadline = turn.until
+        self._retries.clear()
+        self._deferred = 0
+        self.results.hand_over(turn.part, turn.at)
+
+    def _park(self, due: int | None) -> None:
+        self._leave(Park(self._wakes, due, self._deadline if self.results.part else None))
+
+    def _leave(self, leaving: End | Turn | Park) -> None:
         self._leaving = leaving
         self._stop_timer()
-        self._host.idle(self)
+        if not isinstance(leaving, Turn):
+            self._host.idle(self)
 
     def collect(self) -> FlushEntry:
         """What the run has to say, for the journal."""
@@ -366,6 +415,8 @@ class Execution:
             entry.end = self._leaving
         elif isinstance(self._leaving, Park):
             entry.park = self._leaving
+        elif isinstance(self._leaving, Turn):
+            entry.turn = self._leaving
         self._pending.clear()
         self._touch = False
         self._sent = entry
@@ -380,16 +431,25 @@ class Execution:
             self.abandon()
             self._host.left(self, kept)
             return
-        if self._sent is not None:
-            self.progressed |= bool(self._sent.attempts)
-            if self._sent.end or self._sent.park:
-                self._leaving = None  # a cancel voided it
         self.results.durable |= self._sent_settled
         self._cancelled |= kept.cancelled
+        self._refused = False
+        if self._sent is not None:
+            self._answered(self._sent, kept)
         if kept.wakes != self._wakes:
             self._wakes = kept.wakes
             self._resume()
         self.advance(confirmed=True)
+
+    def _answered(self, sent: FlushEntry, kept: Kept) -> None:
+        self.progressed |= bool(sent.attempts)
+        if sent.end or sent.park or sent.turn:
+            self._leaving = None  # where it is not a turn, a cancel voided it
+        if sent.turn is None:
+            return
+        outcome = sent.turn.outcome
+        if not (kept.cancelled and outcome is not None and outcome.status is RunStatus.SUCCEEDED):
+            self._hand_over(sent.turn)
 
     def refused(self, message: str) -> None:
         """The store refused this run's rows: the run fails with the store's words, and its rows are dropped.
@@ -410,10 +470,11 @@ class Execution:
         self._end_broken("InternalError", f"the run could not go on: {type(exc).__name__}: {exc}")
 
     def _end_broken(self, reason: str, message: str) -> None:
-        """The run fails as a whole, whatever its steps say."""
+        """The run fails as a whole, whatever its steps say; or its handlers do."""
         self._abort()
         self._pending.clear()
-        self._leave(self.results.refusal(StepFailure(reason, message), self._host.micros()))
+        self.results.forget_unrecorded()
+        self._end_part(self.results.refusal(StepFailure(reason, message), self._host.micros()))
         self._host.dirty(self)
 
     def _replay(self, attempt: RecordedAttempt) -> None:
@@ -425,7 +486,7 @@ class Execution:
         self._retries.pop(step.index, None)
         if attempt.retry_at is None:
             self.results.restore(step, attempt)
-        else:
+        elif step.part is self.results.part:
             self._retries[step.index] = attempt.retry_at
 
 

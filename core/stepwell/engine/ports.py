@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from stepwell.domain.documents import JsonObject
 from stepwell.domain.states import RunStatus, StepStatus
 
 RUN_INPUT = "$run"
@@ -24,7 +25,8 @@ class ClaimedRun(NamedTuple):
     """A run that this worker owns until it ends, parks or loses the fence. ``input`` is JSON text.
 
     ``cancelled``: it went back into the queue after its cancel was acknowledged, so nothing of it may start.
-    ``continues``: it repeats another run, whose results may have been copied into its history.
+    ``continues``: it repeats another run, whose results may have been copied into its history. ``handling``: its steps are
+    over, and its handlers are not, as the JSON text of a Handling.
     """
 
     id: str
@@ -40,6 +42,19 @@ class ClaimedRun(NamedTuple):
     suspicion: int
     cancelled: bool = False
     continues: bool = False
+    handling: str | None = None
+
+
+class Handling(NamedTuple):
+    """How the steps of a run ended (``outcome``, a final status, with its error), and which list of handlers has its turn since
+    ``at``, until ``until``.
+    """
+
+    outcome: str
+    error: JsonObject | None
+    part: int
+    at: int
+    until: int
 
 
 class RecordedAttempt(NamedTuple):
@@ -75,7 +90,9 @@ class AttemptRecord:
 
 @dataclass(slots=True)
 class End:
-    """How a run ends. ``output_from`` names the step whose output is the run's."""
+    """How a run ends. ``output_from`` names the step whose output is the run's. ``kept``: output and error are those that were
+    written with the run's outcome.
+    """
 
     status: RunStatus
     finished_at: int
@@ -83,37 +100,57 @@ class End:
     output: bytes | None = None
     output_from: str | None = None
     error: bytes | None = None
+    kept: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """A list of handlers has its turn from ``at`` on, until ``until``. ``outcome`` is how the steps ended, None where that is
+    written already.
+    """
+
+    part: int
+    at: int
+    until: int
+    outcome: End | None
 
 
 @dataclass(slots=True)
 class Park:
-    """The run leaves the worker: until ``due_at``, or (None) back into the queue at once."""
+    """The run leaves the worker: until ``due_at``, or (None) back into the queue at once. ``until`` is when the time of the
+    handlers is over whose turn it is.
+    """
 
     wakes: int
     due_at: int | None
+    until: int | None = None
 
 
 @dataclass(slots=True)
 class FlushEntry:
-    """What one run contributes to a flush: attempts, then at most one of an end and a park."""
+    """What one run contributes to a flush: attempts, then at most one of an end, a turn and a park."""
 
     run_id: str
     fence: int
     attempts: Sequence[AttemptRecord] = ()
     end: End | None = None
     park: Park | None = None
+    turn: Turn | None = None
 
     @property
     def size(self) -> int:
         """About how many bytes it adds to a flush."""
         documents = [d for a in self.attempts for d in (a.input, a.output, a.error, a.http)]
-        if self.end is not None:
-            documents += [self.end.output, self.end.error]
+        end = self.end if self.turn is None else self.turn.outcome
+        if end is not None:
+            documents += [end.output, end.error]
         return 200 * (1 + len(self.attempts)) + sum(len(d) for d in documents if d)
 
 
 class Kept(NamedTuple):
-    """The answer for a run that was still owned. ``parked`` is the status that it left the worker with, if it did."""
+    """The answer for a run that was still owned. ``cancelled``: before its outcome was written, so a success was not.
+    ``parked`` is the status that it left the worker with, if it did.
+    """
 
     cancelled: bool
     wakes: int
@@ -235,11 +272,14 @@ class ActiveWorkflow(NamedTuple):
 
 
 class Reaped(NamedTuple):
-    """A run that a dead worker left; ``status`` is what it is now."""
+    """A run that a dead worker left; ``status`` is what it is now. ``poisonous``: its steps are not tried again, though its
+    handlers may be due.
+    """
 
     run: ReadyRun
     status: str
     suspect: bool
+    poisonous: bool = False
 
 
 class LiveCount(NamedTuple):

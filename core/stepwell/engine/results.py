@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -12,8 +13,9 @@ from stepwell.domain.approval_links import ApprovalLinks, Link
 from stepwell.domain.documents import MAX_BYTES, MAX_DEPTH, JsonObject, JsonValue, check, dumps
 from stepwell.domain.errors import StepwellError
 from stepwell.domain.expressions import Context
+from stepwell.domain.handlers import BUDGET, final_status
 from stepwell.domain.retry import StepFailure
-from stepwell.domain.revision import Revision, Step
+from stepwell.domain.revision import Part, Revision, Step
 from stepwell.domain.scope import LINKS
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.clock import as_datetime, as_text
@@ -34,8 +36,8 @@ class Results:
     """What is settled, and with what result. Sets of steps are bit masks; times are microseconds."""
 
     __slots__ = (
-        "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_links", "_outputs", "_refused", "_revision", "_run",
-        "_run_input", "_sizes", "_statuses", "_workflow", "durable", "failed", "settled",
+        "_base", "_bytes", "_errors", "_finished", "_handed", "_http", "_inputs", "_links", "_outputs", "_refused", "_revision", "_run",
+        "_run_input", "_sizes", "_statuses", "_workflow", "durable", "error", "failed", "part", "settled",
     )  # fmt: skip
 
     def __init__(self, run: ClaimedRun, loaded: LoadedRevision, links: ApprovalLinks | None = None) -> None:
@@ -54,6 +56,9 @@ class Results:
         self._http: dict[int, JsonValue] = {}
         self._finished: dict[int, int] = {}
         self._bytes = 0
+        self._base = run.created_at
+        self.error: JsonValue = None
+        self.part = Part.STEPS
         self.settled = 0
         self.durable = 0
         self.failed = -1
@@ -80,16 +85,19 @@ class Results:
         if "run" in step.variables:
             variables["run"] = self._run_variable()
         if "steps" in step.variables:
-            variables["steps"] = self._steps_variable(step.ancestors)
+            before = self._all_steps_variable() if step.part else {}
+            variables["steps"] = before | self._steps_variable(step.ancestors)
+        if "error" in step.variables:
+            variables["error"] = self.error
         if LINKS in step.variables:
             variables[LINKS] = self._link_variable()
         return Context(variables, now=as_datetime(self.since(step)))
 
     def since(self, step: Step) -> int:
         """When the last of what the step needs was finished; at the earliest when the run was created, for a result that
-        was copied from another run is older.
+        was copied from another run is older, and of a handler when its list had its turn.
         """
-        return max([self._run.created_at, *(self._finished[i] for i in step.needs)])
+        return max([self._base, *(self._finished[i] for i in step.needs)])
 
     def _input(self, step: Step) -> Handed:
         found = self._inputs.get(step.index)
@@ -103,7 +111,7 @@ class Results:
         return found
 
     def _gather(self, step: Step) -> Handed:
-        if not step.needs:
+        if not step.needs or step.part:
             return self._run_input, RUN_INPUT, len(self._run.input)
         if len(step.needs) == 1:
             return self._handed_by(step.needs[0])
@@ -153,12 +161,17 @@ class Results:
             if mask & step.bit and step.index in self._statuses
         }
 
+    def _all_steps_variable(self) -> dict[str, JsonValue]:
+        """What handlers see of the steps. Those without a result were skipped by the end of the run."""
+        nothing: JsonValue = {"output": None, "status": StepStatus.SKIPPED.word, "error": None, "http": None}
+        return {step.name: nothing for step in self._revision.main} | self._steps_variable(self._revision.all)
+
     def _link_variable(self) -> JsonObject:
         """The links of this run, by the step that asks. They live as long as the run may."""
         if self._links is None:
             message = "approvalUrl() needs a key and an address: set STEPWELL_APPROVAL_KEY and STEPWELL_PUBLIC_URL"
             raise StepFailure("NoApprovalLinks", message, final=True)
-        expires = self._run.created_at + int(self._revision.timeout * 1e6)
+        expires = self._base + (BUDGET if self.part else int(self._revision.timeout * 1e6))
         asking = (step.name for step in self._revision.steps if step.kind == "approval")
         return {name: self._links.url(Link(self._run.id, name, expires)) for name in asking}
 
@@ -189,10 +202,10 @@ class Results:
             self._errors[index] = error
         if outcome.http is not None:
             self._http[index] = outcome.http
-        if status is StepStatus.FAILED and not step.continue_on_error:
-            self.failed = index if self.failed < 0 else self.failed
-        else:
+        if status is not StepStatus.FAILED or step.continue_on_error:
             self.settled |= step.bit
+        elif self.failed < 0 and step.part is self.part:
+            self.failed = index
 
     def restore(self, step: Step, attempt: RecordedAttempt) -> None:
         """Note a result that is durable already."""
@@ -203,14 +216,36 @@ class Results:
         error = orjson.loads(attempt.error) if attempt.error else None
         if attempt.status == StepStatus.SUCCEEDED:
             self._sizes[step.index] = size = _size(attempt.output or "null")
-            self._bytes += size
+            self._bytes += size if step.part is self.part else 0
         self.settle(step, StepStatus(attempt.status), attempt.finished_at, outcome, error)
         self.durable |= step.bit
+
+    # -- the turn of handlers ----------------------------------------------------------------------------------------
+
+    def hand_over(self, part: int, at: int) -> None:
+        """A list of handlers has its turn since ``at``. Their outputs have room of their own."""
+        self.part = Part(part)
+        self.failed = -1
+        self._bytes = 0
+        self._base = at
+
+    def keep_error(self, error: JsonValue) -> None:
+        """How the steps ended, as handlers see it: null after a success; with a ``step``, though it may be null."""
+        self.error = {"step": None, **error} if isinstance(error, dict) else None
+
+    def forget_unrecorded(self) -> None:
+        """What is not durable will never be: its rows were dropped."""
+        for index in [i for i in self._statuses if not self.durable >> i & 1]:
+            for known in (self._statuses, self._finished, self._outputs, self._errors, self._http):
+                known.pop(index, None)
+        self.settled &= self.durable
 
     # -- what the run gives ------------------------------------------------------------------------------------------
 
     def end(self, status: RunStatus, now: int, loaded: LoadedRevision) -> End:
-        """The end of the run, with its output or its error."""
+        """The end of the steps, or of the handlers whose turn it is, with its output or its error."""
+        if status is RunStatus.SUCCEEDED and self.part:
+            return End(status, now, self._revision.retain_succeeded)
         if status is RunStatus.SUCCEEDED:
             try:
                 return self._succeeded(now)
@@ -220,10 +255,22 @@ class Results:
             failed = self._revision.steps[self.failed]
             shown = self._errors.get(failed.index)
             return self._ended(status, now, {**(shown if isinstance(shown, dict) else {}), "step": failed.name})
+        if status is RunStatus.TIMED_OUT and self.part:
+            message = f"{self.part.word} took longer than {BUDGET // 1_000_000} s"
+            return self._ended(status, now, _error("HandlersTimedOut", message))
         if status is RunStatus.TIMED_OUT:
             message = f"the run took longer than {loaded.revision.timeout:g} s"
             return self._ended(status, now, _error("RunTimedOut", message))
         return self._ended(status, now, _error("Cancelled", "the run was cancelled"))
+
+    def end_after_handlers(self, outcome: RunStatus, why: End) -> End:
+        """The end of the run after its last handlers, which ended as ``why`` says."""
+        status = final_status(outcome, self.part, why.status)
+        if status is not outcome:
+            return replace(why, status=status)
+        revision = self._revision
+        retain = revision.retain_succeeded if status is RunStatus.SUCCEEDED else revision.retain_failed
+        return End(status, why.finished_at, retain, kept=True)
 
     def refusal(self, failure: StepFailure, now: int) -> End:
         """The end of a run that failed as a whole."""
@@ -237,7 +284,7 @@ class Results:
         if revision.output is not None:
             output = _stored(revision.output.render(self._closing_context(now)), "output")
             return End(RunStatus.SUCCEEDED, now, revision.retain_succeeded, output=output)
-        last = revision.steps[-1]
+        last = revision.main[-1]
         origin = last.name if self._statuses[last.index] is StepStatus.SUCCEEDED else None
         return End(RunStatus.SUCCEEDED, now, revision.retain_succeeded, output_from=origin)
 

@@ -92,7 +92,7 @@ class WorkerMetrics(Collector):
     def recovered(self, runs: Sequence[Reaped]) -> None:
         """See Observer."""
         self._recoveries.add(amount=len(runs))
-        self._poison_pills.add(amount=sum(item.status == "failed" for item in runs))
+        self._poison_pills.add(amount=sum(item.poisonous for item in runs))
 
     def stranded(self, runs: Sequence[ReadyRun]) -> None:
         """See Observer."""

@@ -9,13 +9,16 @@ import orjson
 from stepwell.adapters.postgres import queries
 from stepwell.adapters.postgres.session import Row, Session
 from stepwell.domain.errors import NotFoundError
+from stepwell.domain.states import RunStatus
 from stepwell.engine.ports import (
     AttemptRecord,
     ClaimedRun,
+    End,
     FlushEntry,
     Kept,
     RecordedAttempt,
     StoredRevision,
+    Turn,
 )
 
 _SQL = queries.load("runs")
@@ -110,25 +113,45 @@ def claims_set(runs: Mapping[str, int]) -> dict[str, str]:
 
 def flush_sets(entries: Sequence[FlushEntry]) -> dict[str, str]:
     """The record sets of a flush, one JSON parameter each."""
-    ends = [
-        {
-            "id": e.run_id,
-            "status": e.end.status,
-            "finished_at": e.end.finished_at,
-            "retain": e.end.retain,
-            "output": _fragment(e.end.output),
-            "output_from": e.end.output_from,
-            "error": _fragment(e.end.error),
-        }
+    ends = [_end_row(e.run_id, e.end) for e in entries if e.end is not None]
+    ends += [_turn_row(e.run_id, e.turn) for e in entries if e.turn is not None]
+    parks = [
+        {"id": e.run_id, "wakes": e.park.wakes, "due_at": e.park.due_at, "until": e.park.until}
         for e in entries
-        if e.end is not None
+        if e.park is not None
     ]
-    parks = [{"id": e.run_id, "wakes": e.park.wakes, "due_at": e.park.due_at} for e in entries if e.park is not None]
     return {
         "runs": orjson.dumps([{"id": e.run_id, "fence": e.fence} for e in entries]).decode(),
         "attempts": orjson.dumps([_attempt_row(e.run_id, a) for e in entries for a in e.attempts]).decode(),
         "ends": orjson.dumps(ends).decode(),
         "parks": orjson.dumps(parks).decode(),
+    }
+
+
+def _end_row(run_id: str, end: End) -> dict[str, object]:
+    return {
+        "id": run_id,
+        "status": end.status,
+        "finished_at": end.finished_at,
+        "retain": end.retain,
+        "output": _fragment(end.output),
+        "output_from": end.output_from,
+        "error": _fragment(end.error),
+        "kept": end.kept,
+    }
+
+
+def _turn_row(run_id: str, turn: Turn) -> dict[str, object]:
+    """The run goes on: nothing of it is finished but its steps."""
+    row: dict[str, object] = {"kept": True} if turn.outcome is None else _end_row(run_id, turn.outcome)
+    return row | {
+        "id": run_id,
+        "status": RunStatus.RUNNING,
+        "finished_at": None,
+        "outcome": row.get("status"),
+        "handlers": turn.part,
+        "handlers_at": turn.at,
+        "handlers_until": turn.until,
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from stepwell.adapters.postgres import queries
 from stepwell.adapters.postgres.run_store import claims_set, uuid_array
 from stepwell.adapters.postgres.session import Row, Session
 from stepwell.domain.errors import ConflictError
+from stepwell.domain.handlers import BUDGET, RECOVERIES
 from stepwell.engine.ports import PRIORITIES, LiveCount, ReadyRun, Reaped
 
 _SQL = queries.load("maintenance")
@@ -59,8 +61,9 @@ class PostgresUpkeepStore:
 
     async def reap(self, orphans: Mapping[str, int], deaths: int) -> list[Reaped]:
         """See UpkeepStore."""
-        rows = await self._session.execute(_SQL["reap"], {"deaths": deaths, **claims_set(orphans)})
-        return [Reaped(_ready_run(row), row[4], row[5] > 0) for row in rows]
+        limits = {"deaths": deaths, "recoveries": RECOVERIES, "budget": timedelta(microseconds=BUDGET)}
+        rows = await self._session.execute(_SQL["reap"], {**limits, **claims_set(orphans)})
+        return [Reaped(_ready_run(row), row[4], row[5] > 0, row[6]) for row in rows]
 
     async def forget_workers(self) -> None:
         """See UpkeepStore."""

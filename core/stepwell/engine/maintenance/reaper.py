@@ -115,7 +115,7 @@ class Reaper:
 
 def _tell(item: Reaped) -> None:
     about = {"run": item.run.id, "namespace": item.run.namespace}
-    if item.status == "failed":
+    if item.poisonous:
         log.error("run %s ended: %d workers died while they executed it", item.run.id, DEATHS, extra=about)
     elif item.suspect:
         message = "run %s was left by a dead worker without progress; it is executed under suspicion"

@@ -18,9 +18,9 @@ WHERE a.run_id = %(run)s::uuid AND a.step = %(step)s AND a.decided_at IS NULL;
 
 -- name: decide
 -- The decision and the wake of its run are one transaction. The run is locked first, as everywhere: one that is being
--- parked right now sees that `wakes` moved.
+-- parked right now sees that `wakes` moved. Where handlers run, what was asked before them waits for nothing any more.
 WITH live AS MATERIALIZED (
-  SELECT r.id FROM runs r
+  SELECT r.id, r.handlers_at FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND r.status IN ('queued', 'running', 'waiting')
   FOR NO KEY UPDATE OF r
 ), decided AS (
@@ -28,7 +28,7 @@ WITH live AS MATERIALIZED (
   SET decided_at = clock_timestamp(), approved = %(approved)s, decided_by = %(by)s, comment = %(comment)s,
       data = %(data)s::json
   WHERE a.run_id = ANY(%(ids)s::uuid[]) AND a.step = %(step)s AND a.decided_at IS NULL
-    AND (a.run_id IN (SELECT l.id FROM live l)) IS TRUE
+    AND (a.run_id IN (SELECT l.id FROM live l WHERE l.handlers_at IS NULL OR a.opened_at >= l.handlers_at)) IS TRUE
   RETURNING a.run_id
 )
 UPDATE runs AS r
@@ -39,7 +39,7 @@ RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at)
 -- name: state
 -- An approval and whether its run can still go on, for whoever could not decide it, or wants to look.
 SELECT a.workflow, a.step, a.message, a.opened_at, a.due_at, a.decided_at, a.approved, a.decided_by, a.comment,
-  r.finished_at IS NULL
+  r.finished_at IS NULL AND (r.handlers_at IS NULL OR a.opened_at >= r.handlers_at)
 FROM approvals a JOIN runs r ON r.id = a.run_id
 WHERE a.run_id = ANY(%(ids)s::uuid[]) AND r.id = ANY(%(ids)s::uuid[]) AND a.namespace = %(namespace)s AND a.step = %(step)s;
 
@@ -50,7 +50,8 @@ SELECT a.namespace FROM approvals a WHERE a.run_id = %(run)s::uuid AND a.step = 
 -- The open approvals of a namespace whose run is alive, oldest run first, after a place.
 SELECT a.run_id::text, a.workflow, a.step, a.message, a.opened_at, a.due_at
 FROM approvals a, LATERAL (
-  SELECT FROM runs r WHERE r.id = a.run_id AND r.finished_at IS NULL OFFSET 0) AS alive
+  SELECT FROM runs r WHERE r.id = a.run_id AND r.finished_at IS NULL
+    AND (r.handlers_at IS NULL OR a.opened_at >= r.handlers_at) OFFSET 0) AS alive
 WHERE a.decided_at IS NULL AND a.namespace = %(namespace)s
   AND (%(workflow)s::text IS NULL OR a.workflow = %(workflow)s)
   AND (a.run_id, a.step) > (%(after_run)s::uuid, %(after_step)s)

@@ -59,9 +59,12 @@ WHERE r.finished_at IS NULL AND r.status = 'running'
 
 -- name: reap
 -- Orphans go back. Without a durable step since its claim, a run is a suspect from now on; if it was claimed as one,
--- this death counts, and the last one ends it. What is locked is being changed right now and looked at again later.
+-- this death counts, and the last one ends its steps. Deaths in a list of handlers are counted apart, and give the list its
+-- time anew; the last one ends the list. Whose part is over goes on with the next handlers that it has, or ends. What is
+-- locked is being changed right now and looked at again later.
 WITH orphans AS MATERIALIZED (
-  SELECT r.id, r.revision_id, r.cancel_requested_at IS NOT NULL AS cancelled,
+  SELECT r.id, r.revision_id, r.outcome, coalesce(r.handlers, 0) AS part, coalesce(r.recoveries, 0) + 1 AS recoveries,
+    r.cancel_requested_at IS NOT NULL AS cancelled,
     r.suspicion + CASE WHEN ((r.id, r.fence) IN (
       SELECT s.run_id, s.fence FROM run_steps s WHERE s.run_id = ANY(%(ids)s::uuid[]))) IS TRUE THEN 0 ELSE 1 END AS suspicion
   FROM runs r
@@ -71,22 +74,43 @@ WITH orphans AS MATERIALIZED (
   ORDER BY r.id
   FOR NO KEY UPDATE OF r SKIP LOCKED
 ), judged AS MATERIALIZED (
-  SELECT o.id::text AS id, o.suspicion,
-    CASE WHEN o.cancelled THEN 'cancelled' WHEN o.suspicion > %(deaths)s THEN 'failed' ELSE 'queued' END AS status,
-    CASE WHEN o.cancelled OR o.suspicion > %(deaths)s THEN v.retain_failed END AS retain
-  FROM orphans o, LATERAL (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = o.revision_id OFFSET 0) AS v
+  SELECT o.id::text AS id, o.suspicion, o.recoveries, v.retain_failed,
+    o.outcome IS NULL AND NOT o.cancelled AND o.suspicion > %(deaths)s AS poisonous,
+    coalesce(o.outcome, CASE WHEN o.cancelled THEN 'cancelled' ELSE 'failed' END) AS outcome,
+    CASE WHEN o.outcome IS NOT NULL THEN o.recoveries > %(recoveries)s
+         ELSE o.suspicion > %(deaths)s OR o.cancelled AND NOT v.features && '{onFailure,finally}' END AS over,
+    CASE WHEN o.part = 0 AND 'onFailure' = ANY(v.features) THEN 1 WHEN o.part < 2 AND 'finally' = ANY(v.features) THEN 2 END
+      AS following
+  FROM orphans o, LATERAL (
+    SELECT v.retain_failed, v.features FROM workflow_revisions v WHERE v.id = o.revision_id OFFSET 0) AS v
+), changes AS MATERIALIZED (
+  SELECT j.*, j.over AND j.following IS NULL AS ends, j.over AND j.following IS NOT NULL AS turns,
+    CASE WHEN NOT j.over OR j.following IS NOT NULL THEN 'queued' WHEN j.outcome = 'succeeded' THEN 'failed' ELSE j.outcome END
+      AS status
+  FROM judged j
 )
 UPDATE runs AS r
-SET suspicion = j.suspicion, status = j.status,
-    finished_at = CASE WHEN j.retain IS NOT NULL THEN clock_timestamp() END,
-    expires_at = CASE WHEN j.retain IS NOT NULL THEN clock_timestamp() + j.retain END,
-    error = CASE j.status
-      WHEN 'cancelled' THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json
-      WHEN 'failed' THEN json_build_object('reason', 'PoisonPill', 'message',
+SET suspicion = c.suspicion, status = c.status,
+    outcome = CASE WHEN c.turns THEN c.outcome ELSE r.outcome END,
+    handlers = CASE WHEN c.turns THEN c.following ELSE r.handlers END,
+    handlers_at = CASE WHEN c.turns THEN clock_timestamp() ELSE r.handlers_at END,
+    handlers_until = CASE WHEN c.turns OR r.outcome IS NOT NULL THEN clock_timestamp() + %(budget)s::interval END,
+    recoveries = CASE WHEN r.outcome IS NOT NULL AND NOT c.turns THEN c.recoveries END,
+    finished_at = CASE WHEN c.ends THEN clock_timestamp() END,
+    expires_at = CASE WHEN c.ends THEN clock_timestamp() + c.retain_failed END,
+    output_data = CASE WHEN c.status <> 'failed' THEN r.output_data END,
+    output_from = CASE WHEN c.status <> 'failed' THEN r.output_from END,
+    error = CASE
+      WHEN NOT c.over OR r.outcome <> 'succeeded' THEN r.error
+      WHEN r.outcome IS NOT NULL THEN json_build_object('reason', 'PoisonPill', 'message',
+        format('%%s workers died while they executed finally of this run; it is not tried again', %(recoveries)s + 1))
+      WHEN c.outcome = 'cancelled' THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json
+      ELSE json_build_object('reason', 'PoisonPill', 'message',
         format('%%s workers died while they executed this run; it is not tried again', %(deaths)s)) END
-FROM judged j
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = j.id
-RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status, r.suspicion;
+FROM changes c
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = c.id
+RETURNING r.id::text, r.namespace, r.priority, (extract(epoch FROM r.created_at) * 1000)::bigint, r.status, r.suspicion,
+  c.poisonous;
 
 -- name: forget_workers
 -- Rows of workers that are long dead and own nothing.

@@ -25,7 +25,9 @@ SET status = 'running', worker_id = %(worker)s, claim_token = %(token)s, fence =
 WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT p.id FROM picked p)) IS TRUE
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
-  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
+  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL,
+  CASE WHEN r.outcome IS NOT NULL THEN json_build_array(r.outcome, r.error, r.handlers,
+    (extract(epoch FROM r.handlers_at) * 1000000)::bigint, (extract(epoch FROM r.handlers_until) * 1000000)::bigint)::text END;
 
 -- name: claim_oldest
 -- The way without Redis: the oldest queued runs, an equal share of each namespace that has live runs, past locked ones.
@@ -41,7 +43,9 @@ WHERE r.id = ANY(ARRAY(SELECT p.id FROM picked p)) AND r.status = 'queued'
   AND r.id <= (SELECT p.id FROM picked p ORDER BY p.id DESC LIMIT 1)
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
-  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
+  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL,
+  CASE WHEN r.outcome IS NOT NULL THEN json_build_array(r.outcome, r.error, r.handlers,
+    (extract(epoch FROM r.handlers_at) * 1000000)::bigint, (extract(epoch FROM r.handlers_until) * 1000000)::bigint)::text END;
 
 -- name: claim_suspects
 -- The oldest suspect alone, if a worker died of it or of its group before; else a group of those of the first time. The
@@ -61,13 +65,17 @@ WHERE r.id = ANY(ARRAY(SELECT p.id FROM picked p)) AND r.status = 'queued'
   AND r.id <= (SELECT p.id FROM picked p ORDER BY p.id DESC LIMIT 1)
 RETURNING r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion,
-  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL;
+  r.cancel_requested_at IS NOT NULL, r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL,
+  CASE WHEN r.outcome IS NOT NULL THEN json_build_array(r.outcome, r.error, r.handlers,
+    (extract(epoch FROM r.handlers_at) * 1000000)::bigint, (extract(epoch FROM r.handlers_until) * 1000000)::bigint)::text END;
 
 -- name: claimed
 -- What a claim took whose answer was lost, by the token that its client made.
 SELECT r.id::text, r.fence, r.workflow_id, r.revision_id, r.namespace, r.trigger, r.input_data::text,
   (extract(epoch FROM r.created_at) * 1000000)::bigint, r.wakes, r.claims, r.suspicion, r.cancel_requested_at IS NOT NULL,
-  r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL
+  r.retry_of IS NOT NULL OR r.rerun_of IS NOT NULL,
+  CASE WHEN r.outcome IS NOT NULL THEN json_build_array(r.outcome, r.error, r.handlers,
+    (extract(epoch FROM r.handlers_at) * 1000000)::bigint, (extract(epoch FROM r.handlers_until) * 1000000)::bigint)::text END
 FROM runs r
 WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)s AND r.claim_token = %(token)s;
 
@@ -82,9 +90,11 @@ ORDER BY s.run_id, s.finished_at, s.attempt;
 -- name: flush
 -- Everything that this worker's runs have to say, in one statement. It begins by locking the runs that are still owned;
 -- every write joins that lock, so a worker that lost a run writes nothing of it. A success is void once a cancel is
--- acknowledged, and so is every park, of a draining worker too: the answer tells the worker, which ends the run.
+-- acknowledged, and so is every park, of a draining worker too: the answer tells the worker, which ends the run. A turn of
+-- handlers comes with the ends: it writes the outcome, if that is not written yet, and the run goes on. From then on no cancel
+-- reaches it, and what was written with the outcome is kept.
 WITH owned AS MATERIALIZED (
-  SELECT r.id, r.fence, r.wakes, r.cancel_requested_at IS NOT NULL AS cancelled
+  SELECT r.id, r.fence, r.wakes, r.cancel_requested_at IS NOT NULL AND r.outcome IS NULL AS cancelled
   FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[])
     AND ((r.id, r.fence, r.worker_id, r.status) IN (
@@ -105,24 +115,29 @@ WITH owned AS MATERIALIZED (
   ON CONFLICT DO NOTHING
 ), ending AS MATERIALIZED (
   SELECT * FROM json_to_recordset(%(ends)s::json) AS e (
-    id text, status text, finished_at bigint, retain double precision, output json, output_from text, error json)
+    id text, status text, finished_at bigint, retain double precision, output json, output_from text, error json,
+    kept boolean, outcome text, handlers smallint, handlers_at bigint, handlers_until bigint)
   WHERE (e.id IN (SELECT o.id::text FROM owned o WHERE NOT o.cancelled)) IS TRUE
-     OR e.status <> 'succeeded' AND (e.id IN (SELECT o.id::text FROM owned o)) IS TRUE
+     OR coalesce(e.outcome, e.status) <> 'succeeded' AND (e.id IN (SELECT o.id::text FROM owned o)) IS TRUE
 ), ended AS (
   UPDATE runs AS r
   SET status = e.status, finished_at = to_timestamp(e.finished_at / 1e6),
       expires_at = to_timestamp(e.finished_at / 1e6 + e.retain),
-      output_data = e.output, output_from = e.output_from, error = e.error
+      output_data = CASE WHEN e.kept THEN r.output_data ELSE e.output END,
+      output_from = CASE WHEN e.kept THEN r.output_from ELSE e.output_from END,
+      error = CASE WHEN e.kept THEN r.error ELSE e.error END,
+      outcome = coalesce(r.outcome, e.outcome), handlers = e.handlers, recoveries = NULL,
+      handlers_at = to_timestamp(e.handlers_at / 1e6), handlers_until = to_timestamp(e.handlers_until / 1e6)
   FROM ending e
   WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = e.id
-  RETURNING r.id
+  RETURNING r.id, r.finished_at IS NOT NULL AS over
 ), parking AS MATERIALIZED (
-  SELECT p.id, p.due_at, CASE WHEN p.due_at IS NOT NULL AND o.wakes = p.wakes THEN 'waiting' ELSE 'queued' END AS status
-  FROM json_to_recordset(%(parks)s::json) AS p (id text, wakes integer, due_at bigint)
+  SELECT p.id, p.due_at, p.until, CASE WHEN p.due_at IS NOT NULL AND o.wakes = p.wakes THEN 'waiting' ELSE 'queued' END AS status
+  FROM json_to_recordset(%(parks)s::json) AS p (id text, wakes integer, due_at bigint, until bigint)
   JOIN owned o ON o.id::text = p.id
   WHERE NOT o.cancelled
 ), parked AS (
-  UPDATE runs AS r SET status = p.status
+  UPDATE runs AS r SET status = p.status, handlers_until = to_timestamp(p.until / 1e6)
   FROM parking p
   WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = p.id
   RETURNING r.id, r.status, p.due_at
@@ -132,30 +147,38 @@ WITH owned AS MATERIALIZED (
   ON CONFLICT (run_id) DO UPDATE SET due_at = excluded.due_at
 )
 SELECT o.id::text, o.cancelled, o.wakes,
-  (o.id IN (SELECT e.id FROM ended e)) IS TRUE,
+  (o.id IN (SELECT e.id FROM ended e WHERE e.over)) IS TRUE,
   CASE WHEN (o.id IN (SELECT p.id FROM parked p WHERE p.status = 'waiting')) IS TRUE THEN 'waiting'
        WHEN (o.id IN (SELECT p.id FROM parked p WHERE p.status = 'queued')) IS TRUE THEN 'queued' END
 FROM owned o;
 
 -- name: cancel
--- Acknowledged by its commit. What no worker holds ends here; a running run hears of it with its next flush or beat.
+-- Acknowledged by its commit. What no worker holds ends here, or goes back into the queue where it was claimed before and
+-- handlers are due; a running run hears of it with its next flush or beat. Handlers go on as they were.
 WITH locked AS MATERIALIZED (
-  SELECT r.id FROM runs r
+  SELECT r.id, CASE WHEN r.status = 'running' OR r.outcome IS NOT NULL THEN r.status
+    WHEN r.started_at IS NOT NULL AND (SELECT v.features && '{onFailure,finally}' FROM workflow_revisions v
+                                       WHERE v.id = r.revision_id) THEN 'handled' ELSE 'cancelled' END AS becomes
+  FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND r.status IN ('queued', 'running', 'waiting')
   ORDER BY r.id
   FOR NO KEY UPDATE OF r
 ), untimed AS (
-  DELETE FROM timers t WHERE t.run_id = ANY(%(ids)s::uuid[]) AND (t.run_id IN (SELECT l.id FROM locked l)) IS TRUE
+  DELETE FROM timers t
+  WHERE t.run_id = ANY(%(ids)s::uuid[])
+    AND (t.run_id IN (SELECT l.id FROM locked l WHERE l.becomes IN ('handled', 'cancelled'))) IS TRUE
 )
 UPDATE runs AS r
 SET cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp()),
-    status = CASE WHEN r.status = 'running' THEN r.status ELSE 'cancelled' END,
-    finished_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp() END,
-    expires_at = CASE WHEN r.status = 'running' THEN NULL ELSE clock_timestamp()
+    wakes = r.wakes + CASE l.becomes WHEN 'handled' THEN 1 ELSE 0 END,
+    status = CASE l.becomes WHEN 'handled' THEN 'queued' ELSE l.becomes END,
+    finished_at = CASE l.becomes WHEN 'cancelled' THEN clock_timestamp() END,
+    expires_at = CASE l.becomes WHEN 'cancelled' THEN clock_timestamp()
       + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
-    error = CASE WHEN r.status = 'running' THEN NULL
-                 ELSE '{"reason":"Cancelled","message":"the run was cancelled"}'::json END
-WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT l.id FROM locked l)) IS TRUE
+    error = CASE l.becomes WHEN 'cancelled' THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json
+      ELSE r.error END
+FROM (SELECT k.id::text AS id, k.becomes FROM locked k) AS l
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = l.id
 RETURNING r.id::text, r.status;
 
 -- name: cancel_requested
@@ -182,10 +205,12 @@ WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)
 
 -- name: hand_back
 -- Runs that the worker owns on paper only go back into the queue, with no recovery counted. One whose cancel was
--- acknowledged ends instead: nobody may start anything of it. What could not be executed here, and nowhere before, was
+-- acknowledged ends instead, unless handlers are due: nobody may start anything else of it. What could not be executed here, and nowhere before, was
 -- not started: it goes on counting among those that wait for it.
 WITH owned AS MATERIALIZED (
-  SELECT r.id FROM runs r
+  SELECT r.id, r.cancel_requested_at IS NOT NULL AND r.outcome IS NULL
+    AND (SELECT v.features && '{onFailure,finally}' FROM workflow_revisions v WHERE v.id = r.revision_id) IS NOT TRUE AS ends
+  FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[])
     AND ((r.id, r.fence, r.worker_id, r.status) IN (
       SELECT e.id, e.fence, %(worker)s::bigint, 'running' FROM json_to_recordset(%(runs)s::json) AS e (id uuid, fence bigint)
@@ -194,15 +219,15 @@ WITH owned AS MATERIALIZED (
   FOR NO KEY UPDATE OF r
 )
 UPDATE runs AS r
-SET status = CASE WHEN r.cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
+SET status = CASE WHEN o.ends THEN 'cancelled' ELSE 'queued' END,
     started_at = CASE WHEN %(begun)s OR r.wakes > 0 OR ((r.id IN (
       SELECT s.run_id FROM run_steps s WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.fence > 0)) IS TRUE) THEN r.started_at END,
-    finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
-    expires_at = CASE WHEN r.cancel_requested_at IS NOT NULL THEN clock_timestamp()
+    finished_at = CASE WHEN o.ends THEN clock_timestamp() END,
+    expires_at = CASE WHEN o.ends THEN clock_timestamp()
       + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
-    error = CASE WHEN r.cancel_requested_at IS NOT NULL
-                 THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json END
-WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT o.id FROM owned o)) IS TRUE
+    error = CASE WHEN o.ends THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json ELSE r.error END
+FROM (SELECT k.id::text AS id, k.ends FROM owned k) AS o
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = o.id
 RETURNING r.id::text;
 
 -- name: run_status
