@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepwell.domain.graph import direct_needs
+from stepwell.domain.revision import Part
 from stepwell.domain.states import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from stepwell.adapters.postgres.history_store import RunState, StepRecord
@@ -20,12 +21,13 @@ _WAITING = frozenset({"wait", "approval"})
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step as the spec has it; ``needs`` are names."""
+    """A step as the spec has it; ``needs`` are names of its own list."""
 
     name: str
     action: str
     needs: tuple[str, ...]
     goes_on: bool
+    part: Part = Part.STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +62,17 @@ class Progress:
 
 
 def plan(spec: dict[str, Any]) -> tuple[PlannedStep, ...]:
-    """The steps of a stored spec."""
-    steps = spec["steps"]
+    """The steps of a stored spec, then its handlers."""
+    return tuple(step for part in Part for step in _list(spec.get(part.word) or [], part))
+
+
+def _list(steps: list[dict[str, Any]], part: Part) -> Iterator[PlannedStep]:
     names = [step["name"] for step in steps]
     needs = direct_needs(names, [step.get("needs") for step in steps])
-    return tuple(
-        PlannedStep(
-            step["name"],
-            next(key for key in step if key not in _COMMON),
-            tuple(names[need] for need in direct),
-            step.get("onError") == "Continue",
-        )
-        for step, direct in zip(steps, needs, strict=True)
-    )
+    for step, direct in zip(steps, needs, strict=True):
+        action = next(key for key in step if key not in _COMMON)
+        goes_on = step.get("onError") == "Continue"
+        yield PlannedStep(step["name"], action, tuple(names[need] for need in direct), goes_on, part)
 
 
 def progress(planned: Sequence[PlannedStep], run: RunState, records: Iterable[StepRecord]) -> Progress:
@@ -83,14 +83,27 @@ def progress(planned: Sequence[PlannedStep], run: RunState, records: Iterable[St
         if record.item_index == -1:
             latest[record.step] = record
             first.setdefault(record.step, record.started_at)
-    done = {step.name for step in planned if _done(step, latest.get(step.name))}
+    done = {step.name: latest[step.name].finished_at for step in planned if _done(step, latest.get(step.name))}
+    turn = _turn(planned, latest, done)
     steps = tuple(
         _recorded(step, latest[step.name], first[step.name], run)
         if step.name in latest
-        else _unrecorded(step, run, {name: latest[name].finished_at for name in done})
+        else _unrecorded(step, run, done, turn)
         for step in planned
     )
     return Progress(run, steps)
+
+
+def _turn(planned: Sequence[PlannedStep], latest: dict[str, StepRecord], done: dict[str, datetime]) -> Part:
+    """The list whose turn it seems to be, as far as records tell: after a cancel they do once a handler has one."""
+    reached = max((step.part for step in planned if step.name in latest), default=Part.STEPS)
+    of_list = [step for step in planned if step.part is reached]
+    broken = any(s.name in latest and s.name not in done and latest[s.name].retry_at is None for s in of_list)
+    started = all(s.name in latest or not done.keys() >= set(s.needs) for s in of_list)
+    if not (broken and started) and not all(s.name in done for s in of_list):
+        return reached
+    later = {s.part for s in planned if s.part > reached and (broken or s.part is Part.FINALLY)}
+    return min(later, default=reached)
 
 
 def _done(step: PlannedStep, record: StepRecord | None) -> bool:
@@ -113,14 +126,17 @@ def _recorded(step: PlannedStep, record: StepRecord, started: datetime, run: Run
     )
 
 
-def _unrecorded(step: PlannedStep, run: RunState, done: dict[str, datetime]) -> StepProgress:
+def _unrecorded(step: PlannedStep, run: RunState, done: dict[str, datetime], turn: Part) -> StepProgress:
     """A step that has no result. One that can run does, and has since the last of its needs ended."""
     could_run = run.started_at is not None and done.keys() >= set(step.needs)
     if RunStatus(run.status).final:
-        stopped = could_run and run.status in {"cancelled", "timed_out"}
+        stopped = could_run and step.part is turn and run.status in {"cancelled", "timed_out"}
         return StepProgress(step.name, step.action, "stopped" if stopped else "not run")
+    if step.part < turn:
+        return StepProgress(step.name, step.action, "not run")
     waits = step.action in _WAITING
-    if not could_run or not (waits or run.status == "running"):
+    if not could_run or step.part > turn or not (waits or run.status == "running"):
         return StepProgress(step.name, step.action, "pending")
-    since = max((done[need] for need in step.needs), default=run.started_at)
+    before = done.values() if step.part and not step.needs else [done[need] for need in step.needs]
+    since = max(before, default=run.started_at)
     return StepProgress(step.name, step.action, "waiting" if waits else "running", started_at=since)

@@ -390,6 +390,7 @@ SLIP, SLIP2 = Planned("s0", "fail", None), Planned("f0", "effect", None, attempt
     Plan([SLIP], events=[(0.7, "crash"), (1.5, "drain"), (3.0, "cancel")], seed=99, on_failure=LAST, finally_=[SLIP2])
 )
 @example(Plan([SLIP], seed=99, on_failure=LAST, budget=4))
+@example(Plan([Planned("s0", "pure", None)], events=[(0.2, "cancel")], seed=12, finally_=LAST))  # between end and flush
 @example(Plan(CHAIN, timeout=5, events=[(0.7, "flush lost"), (1.5, "drain")], seed=99))
 def test_a_run_ends_right_whatever_happens_on_its_way(plan: Plan) -> None:
     row, records, expected = play(plan)

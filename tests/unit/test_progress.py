@@ -71,6 +71,31 @@ def test_states(status: str, records: list[StepRecord], expected: list[str]) -> 
     assert list(states(status, *records).values()) == expected
 
 
+HANDLED = {
+    "steps": [{"name": "a", "httpCall": {"url": "x"}}, {"name": "b", "transform": {"value": 1}}],
+    "onFailure": [{"name": "f", "httpCall": {"url": "x"}}],
+    "finally": [{"name": "y", "httpCall": {"url": "x"}}, {"name": "z", "transform": {"value": 1}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "records", "expected"),
+    [
+        ("running", [], ["running", "pending", "pending", "pending", "pending"]),
+        ("running", [record("a", "failed", again=True)], ["retrying", "pending", "pending", "pending", "pending"]),
+        ("running", [record("a", "failed")], ["failed", "not run", "running", "pending", "pending"]),
+        ("running", [record("a"), record("b")], ["succeeded", "succeeded", "not run", "running", "pending"]),
+        ("running", [record("f")], ["not run", "not run", "succeeded", "running", "pending"]),
+        ("waiting", [record("f", "failed", again=True)], ["not run", "not run", "retrying", "pending", "pending"]),
+        ("running", [record("f", "failed")], ["not run", "not run", "failed", "running", "pending"]),
+        ("cancelled", [record("f"), record("y")], ["not run", "not run", "succeeded", "succeeded", "stopped"]),
+        ("succeeded", [record(n) for n in "abyz"], ["succeeded", "succeeded", "not run", "succeeded", "succeeded"]),
+    ],
+)
+def test_states_of_handlers(status: str, records: list[StepRecord], expected: list[str]) -> None:
+    assert [step.state for step in progress(plan(HANDLED), run(status), records).steps] == expected
+
+
 @pytest.mark.parametrize(
     ("status", "state"), [("running", "waiting"), ("waiting", "waiting"), ("cancelled", "stopped")]
 )

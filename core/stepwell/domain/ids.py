@@ -14,6 +14,11 @@ def uuid7(milliseconds: int, randomness: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def millis_of(identifier: str) -> int:
+    """The Unix time of a UUIDv7 in milliseconds."""
+    return int(identifier[:8] + identifier[9:13], 16)
+
+
 def deterministic_uuid7(milliseconds: int, identity: str) -> str:
     """The UUIDv7 of a cause's own time and identity: whoever repeats the cause makes the same id."""
     return uuid7(milliseconds, hashlib.sha256(identity.encode()).digest())

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from stepwell.domain.errors import UnavailableError
+from stepwell.domain.ids import millis_of
+from stepwell.engine.ports import ReadyRun
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ class CancelHints(Protocol):
     async def publish_cancel(self, run_ids: Sequence[str]) -> None:
         """Tell all workers; whoever does not hear it reads it with the next heartbeat."""
 
+    async def add(self, items: Sequence[ReadyRun]) -> None:
+        """Offer runs to the workers; whoever is not offered is found by the leader."""
+
 
 class Control:
     """Cancels runs: acknowledged once it is committed."""
@@ -33,15 +38,19 @@ class Control:
         self._hints = hints
 
     async def cancel(self, namespace: str, ids: Sequence[str]) -> dict[str, str]:
-        """Queued and waiting runs end now; running ones start no further effect and end within seconds.
+        """Queued and waiting runs end now, or their handlers are due; running ones start no further effect and end within
+        seconds, or once their handlers did.
 
         Returns the status of those that were live. Raises UnavailableError.
         """
         found = await self._store.cancel(namespace, ids)
         running = [run_id for run_id, status in found.items() if status == "running"]
-        if running:
-            try:
+        handled = [ReadyRun(i, namespace, millis_of(i)) for i, status in found.items() if status == "queued"]
+        try:
+            if running:
                 await self._hints.publish_cancel(running)
-            except UnavailableError as exc:
-                log.info("the workers hear of the cancel with their next heartbeat: %s", exc)
+            if handled:
+                await self._hints.add(handled)
+        except UnavailableError as exc:
+            log.info("the workers hear of the cancel with their next heartbeat: %s", exc)
         return found

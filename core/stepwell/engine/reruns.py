@@ -221,8 +221,11 @@ class Reruns:
 
 
 def finished_steps(loaded: LoadedRevision, results: Mapping[str, str]) -> list[str]:
-    """The steps whose result stands: succeeded, skipped, and failed where the run went on (``onError: Continue``)."""
-    return [step.name for step in loaded.revision.steps if _stands(step, results.get(step.name))]
+    """The steps whose result stands: succeeded, skipped, and failed where the run went on (``onError: Continue``).
+
+    Handlers run anew: the new run has an end of its own.
+    """
+    return [step.name for step in loaded.revision.main if _stands(step, results.get(step.name))]
 
 
 def steps_before(loaded: LoadedRevision, results: Mapping[str, str], from_step: str) -> list[str]:
@@ -230,9 +233,10 @@ def steps_before(loaded: LoadedRevision, results: Mapping[str, str], from_step: 
 
     Raises InputError where there is no such step, NotRepeatableError where it needs a result that the run never had.
     """
-    start = loaded.steps.get(from_step)
+    start = next((step for step in loaded.revision.main if step.name == from_step), None)
     if start is None:
-        message = f"the run has no step {from_step!r}; its steps are {', '.join(loaded.steps)}"
+        known = ", ".join(step.name for step in loaded.revision.main)
+        message = f"the run has no step {from_step!r}; its steps are {known}"
         raise InputError(message)
     stands = finished_steps(loaded, results)
     missing = [s.name for s in loaded.revision.steps if start.ancestors & s.bit and s.name not in stands]
