@@ -61,8 +61,7 @@ def workflows(port: int) -> dict[str, list[dict[str, Any]]]:
     """The steps of each. Bodies hold ``now()``, so a repeat with another idea of the time would show."""
 
     def call(name: str, path: str = "/effects") -> dict[str, Any]:
-        body = {"n": "{{ run.input.n }}", "step": name, "at": "{{ string(now()) }}"}
-        return {"name": name, "httpCall": {"method": "POST", "url": f"http://127.0.0.1:{port}{path}", "body": body}}
+        return _call(port, name, path)
 
     def pure(name: str) -> dict[str, Any]:
         return {"name": name, "transform": {"set": {"n": "{{ run.input.n }}"}}}
@@ -72,7 +71,18 @@ def workflows(port: int) -> dict[str, list[dict[str, Any]]]:
         "pair": [call("first"), call("second")],
         "pure": [pure("only")],
         "late": [call("create", "/later"), pure("result")],  # is told to come back in three seconds
+        "guarded": [{"name": "refuse", "fail": {"message": "no"}}],
     }
+
+
+def handlers(port: int) -> dict[str, list[dict[str, Any]]]:
+    """What comes after the steps of ``guarded``."""
+    return {"onFailure": [_call(port, "tell", error="{{ error }}")], "finally": [_call(port, "tidy")]}
+
+
+def _call(port: int, name: str, path: str = "/effects", **more: str) -> dict[str, Any]:
+    body = {"n": "{{ run.input.n }}", "step": name, "at": "{{ string(now()) }}", **more}
+    return {"name": name, "httpCall": {"method": "POST", "url": f"http://127.0.0.1:{port}{path}", "body": body}}
 
 
 # -- the receiver ------------------------------------------------------------------------------------------------------
@@ -500,8 +510,9 @@ async def drill(
         intake, store = await stack.enter_async_context(accepting(*way_in, prefix))
         system = System(dsn, environment, receiver, intake, store, directory)
         for name, steps in workflows(receiver.port).items():
-            document = orjson.dumps({"steps": steps})
-            await store.apply(NewRevision(NAMESPACE, name, document, document[-32:], [], False, 3600, 3600))
+            more = handlers(receiver.port) if name == "guarded" else {}
+            document = orjson.dumps({"steps": steps, **more})
+            await store.apply(NewRevision(NAMESPACE, name, document, document[-32:], sorted(more), False, 3600, 3600))
         try:
             yield system
         finally:

@@ -21,6 +21,7 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("test-workflow.yaml", {"email": "user@example.com", "age": 20}, {"received": {"email": "user@example.com"}}),
     ("github-webhook.yaml", {"email": "user@example.com"}, {"received": {"email": "user@example.com"}}),
     ("nightly.yaml", {"day": "2026-11-23T02:00:00Z"}, {"day": "2026-11-23", "title": "Report of 2026-11-23"}),
+    ("on-failure.yaml", {"parcel": 7}, {"received": {"parcel": 7, "answer": 200, "shelf": "S-7"}}),
     ("order.yaml", {"article": "a/b", "amount": 3}, {"article": "a/b", "cents": 750, "available": True}),
     ("retry.yaml", {"order": 7}, {"order": 7, "extra": "Failed", "why": 404}),
     ("routing.yaml", {"plan": "pro", "seats": 30}, {"text": "30 seat(s) of pro", "discount": 20}),
@@ -78,3 +79,20 @@ def test_the_seats_of_the_free_plan(services: dict[str, str]) -> None:
     done = commands.within("run", commands.EXAMPLES / "routing.yaml", "-i", '{"plan":"free","seats":3}', env=services)
     assert done.returncode == 1
     assert "the free plan has one seat, not 3" in done.stderr
+
+
+def test_somebody_is_told_of_a_parcel_that_cannot_be_sent(
+    receiver: int, services: dict[str, str], tmp_path: Path
+) -> None:
+    manifest = commands.example("on-failure.yaml", receiver, tmp_path)
+    done = commands.within("run", manifest, "-i", '{"parcel": 7, "answer": 503}', "--json", env=services)
+    assert done.returncode == 1, done.stderr
+    run = json.loads(done.stdout)
+    assert (run["error"]["step"], run["error"]["status"]) == ("send", 503)
+    attempts = {step["step"]: (step["status"], step["attempt"], step["output"]) for step in run["steps"]}
+    assert attempts == {
+        "reserve": ("succeeded", 1, {"parcel": 7, "answer": 503, "shelf": "S-7"}),
+        "send": ("failed", 2, None),
+        "tell": ("succeeded", 1, {"received": {"text": "parcel 7: send failed, UnexpectedStatus"}}),
+        "release": ("succeeded", 1, {"received": None}),
+    }

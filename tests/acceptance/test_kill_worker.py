@@ -10,15 +10,17 @@ import pytest
 from waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from drills import System, WorkerProcess
 
 POINTS = ["before_effect", "after_effect_before_flush", "before_flush", "after_flush_before_answer"]
 
 
-async def take_over(system: System, victim: WorkerProcess) -> None:
+async def take_over(system: System, victim: WorkerProcess, failed: Collection[str] = ()) -> None:
     """Another worker does what the victim left; nothing is left to the dead."""
     await system.worker()
-    await system.over()
+    await system.over(failed=failed)
     assert not victim.running
 
 
@@ -52,6 +54,29 @@ async def test_a_durable_step_does_not_run_again_when_its_worker_is_killed_befor
         assert not system.repeated & fault.durable
         assert all(len(system.receiver.of(key)) == 1 for key in fault.durable)
         assert len(ids) == 10
+
+
+async def test_a_handler_in_flight_when_its_worker_is_killed_runs_again_and_the_run_ends_after_it(
+    database: str, valkey_server: str
+) -> None:
+    async with drills.drill(database, valkey_server) as system:
+        victim = await system.worker()
+        system.receiver.open.clear()
+        ids = await system.start(5, "guarded")
+        await eventually(lambda: system.receiver.holding == 5)
+        system.receiver.answer(5)  # onFailure told of it, and finally is under way
+        await eventually(lambda: len(system.receiver.effects) == 10)
+        assert await system.statuses() == {"running": 5}, "a run ends after its handlers"
+        victim.signal(signal.SIGKILL)
+        await victim.ended()
+        fault = await system.struck("kill -9 with five handlers in flight", repeats=True)
+        assert fault.durable >= {f"{run}/tell" for run in ids}
+        system.receiver.open.set()
+        await take_over(system, victim, failed=ids)
+        assert system.repeated == {f"{run}/tidy" for run in ids}
+        assert all(len(system.receiver.of(f"{run}/tell")) == 1 for run in ids)
+        found = await system.rows("SELECT DISTINCT error ->> 'step' FROM runs WHERE status = 'failed'")
+        assert found == [("refuse",)]
 
 
 @pytest.mark.parametrize("how", ["kill", "raise", "stall"])

@@ -26,7 +26,7 @@ from stepwell.adapters.postgres.run_store import claims_set, flush_sets, uuid_ar
 from stepwell.domain.ids import uuid7
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.maintenance import gauges, readd
-from stepwell.engine.ports import AttemptRecord, End, FlushEntry, Park
+from stepwell.engine.ports import AttemptRecord, End, FlushEntry, Park, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +44,7 @@ KNOWN = ["young-fresh", "middle-stale", "middle-fresh", "large-stale", "large-fr
 UNKNOWN = ["young-unknown", "middle-unknown", "large-unknown"]
 
 BATCHES = (50, 200, 600, 2_000)
+DEATHS = {"deaths": 5, "recoveries": 3, "budget": timedelta(minutes=5)}
 NIL = "00000000-0000-0000-0000-000000000000"
 LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
@@ -173,11 +174,13 @@ def test_a_flush_reads_the_runs_that_it_writes(world: World, count: int) -> None
 
 
 def entry(number: int, run_id: str, fence: int) -> FlushEntry:
-    """Two steps, then by turns an end, a park, and nothing."""
+    """Two steps, then by turns an end, a park, the turn of handlers, and nothing."""
     attempts = [AttemptRecord(n, 1, StepStatus.SUCCEEDED, 1, 2, None, b'"$run"', None, b"{}") for n in ("one", "two")]
     full = FlushEntry(run_id, fence, attempts)
     if number % 3 == 0:
         return replace(full, end=End(RunStatus.SUCCEEDED, 3, 60.0, output_from="two"))
+    if number % 6 == 2:
+        return replace(full, turn=Turn(1, 3, 4, End(RunStatus.FAILED, 3, 60.0, error=b"{}")))
     return replace(full, park=Park(0, 4_000_000_000 * SECOND)) if number % 3 == 1 else full
 
 
@@ -217,7 +220,7 @@ def test_the_backlog_of_a_namespace_is_counted_without_its_history(world: World)
 @pytest.mark.parametrize("count", [50, 600])
 def test_maintenance_reads_what_it_changes(world: World, count: int) -> None:
     held, waiting, ended = world.held(count), world.history.waiting[:count], world.history.ended[:count]
-    world.check(world.explain(MAINTENANCE["reap"], deaths=5, **claims_set(held)), list(held), touches=2, steps=1)
+    world.check(world.explain(MAINTENANCE["reap"], **DEATHS, **claims_set(held)), list(held), touches=2, steps=1)
     world.check(world.explain(MAINTENANCE["wake_due"], ids=uuid_array(waiting)), waiting, touches=2)
     world.check(world.explain(MAINTENANCE["wake_stranded"], ids=uuid_array(waiting)), waiting, touches=2)
     world.check(world.explain(MAINTENANCE["delete_runs"], ids=uuid_array(ended)), ended, touches=1, steps=1)
@@ -274,7 +277,7 @@ def id_statements(world: World, count: int) -> Iterator[tuple[str, Plan]]:
     yield "cancel", world.explain(RUNS["cancel"], namespace="shop-1", ids=uuid_array(queued))
     yield "wake", world.explain(RUNS["wake"], ids=uuid_array(queued))
     yield "hand_back", world.explain(RUNS["hand_back"], worker=history.worker, begun=False, **claims_set(held))
-    yield "reap", world.explain(MAINTENANCE["reap"], deaths=5, **claims_set(held))
+    yield "reap", world.explain(MAINTENANCE["reap"], **DEATHS, **claims_set(held))
     yield "wake_due", world.explain(MAINTENANCE["wake_due"], ids=uuid_array(waiting))
     yield "wake_stranded", world.explain(MAINTENANCE["wake_stranded"], ids=uuid_array(waiting))
     yield "delete_runs", world.explain(MAINTENANCE["delete_runs"], ids=uuid_array(history.ended[:count]))

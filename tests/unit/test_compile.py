@@ -266,6 +266,98 @@ def test_retry_on_replaces_what_is_retried() -> None:
     assert (found.retry_on, found.retry_unsent_on) == ({"5xx", "Timeout"}, frozenset())
 
 
+# -- handlers -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_all_lists_stand_one_after_the_other() -> None:
+    revision = compiled(
+        {
+            "steps": [value("a"), value("b")],
+            "onFailure": [value("c"), value("d")],
+            "finally": [value("e", needs=[]), value("f", needs=[])],
+        }
+    )
+    assert [(step.part.word, step.name, step.needs) for step in revision.steps] == [
+        ("steps", "a", ()),
+        ("steps", "b", (0,)),
+        ("onFailure", "c", ()),
+        ("onFailure", "d", (2,)),
+        ("finally", "e", ()),
+        ("finally", "f", ()),
+    ]
+    assert revision.parts == (0b11, 0b1100, 0b110000)
+    assert [step.ancestors for step in revision.steps] == [0, 0b1, 0, 0b100, 0, 0]
+    assert [step.name for step in revision.main] == ["a", "b"]
+
+
+def test_handlers_read_the_error_the_steps_and_what_comes_before_them_in_their_list() -> None:
+    schema = {"type": "object", "properties": {"x": {}}}
+    see = "{{ [error.reason, steps.a.output, steps.b.status, run.id, x] }}"
+    handlers = [value("c", see), value("d", "{{ steps.c.output }}")]
+    compiled({"inputSchema": schema, "steps": [value("a"), value("b")], "onFailure": handlers})
+    compiled({"inputSchema": schema, "steps": [value("a"), value("b")], "finally": handlers})
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (
+            {"steps": [value("a", "{{ error.reason }}")]},
+            "spec.steps[0].transform.value: error.reason: the variable error is not available here;",
+        ),
+        (
+            {"steps": [value("a")], "output": "{{ error }}"},
+            "spec.output: error: there is no variable error here",
+        ),
+        (
+            {"steps": [value("a", "{{ steps.b.output }}")], "finally": [value("b")]},
+            "spec.steps[0].transform.value: steps.b.output: step b does not come before this one;",
+        ),
+        (
+            {"steps": [value("a")], "onFailure": [value("b")], "finally": [value("c", "{{ steps.b.output }}")]},
+            "spec.finally[0].transform.value: steps.b.output: step b does not come before this one;",
+        ),
+        (
+            {"steps": [value("a")], "onFailure": [value("b", "{{ steps.c.output }}"), value("c")]},
+            "spec.onFailure[0].transform.value: steps.c.output: step c does not come before this one;",
+        ),
+        (
+            {"steps": [value("a")], "onFailure": [value("b", needs=["a"])]},
+            "spec.onFailure[0].needs[0]: step 'a' is not of onFailure; a step needs steps of its own list only",
+        ),
+        (
+            {"steps": [value("a", needs=["b"])], "finally": [value("b")]},
+            "spec.steps[0].needs[0]: step 'b' is not of steps; a step needs steps of its own list only",
+        ),
+        (
+            {"steps": [value("a")], "finally": [value("b", needs=["bb"])]},
+            "spec.finally[0].needs[0]: there is no step 'bb'",
+        ),
+        (
+            {"steps": [value("a")], "finally": [value("b", needs=["c"]), value("c", needs=["b"])]},
+            "spec.finally[0].needs: the steps wait for each other in a circle: b → c → b",
+        ),
+        (
+            {"steps": [value("a")], "onFailure": [value("b", "{{ body }}{{")]},
+            "spec.onFailure[0].transform.value: ",
+        ),
+        (
+            {"inputSchema": {"type": "object", "properties": {"x": {}}}, "steps": [value("a", {"y": 1})],
+             "finally": [value("b", "{{ y }}")]},
+            "spec.finally[0].transform.value: y: ",
+        ),
+        (
+            {"steps": [value("a"), {"name": "ask", "approval": {"link": "Enabled"}}],
+             "onFailure": [value("b", "{{ approvalUrl('ask') }}")]},
+            "spec.onFailure[0].transform.value: ",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_list_may_not_do(spec: dict[str, Any], problem: str) -> None:
+    (found,) = refusals(spec)
+    assert found.startswith(problem)
+
+
 # -- what is not supported yet ------------------------------------------------------------------------------------------
 
 LATER: dict[str, tuple[dict[str, Any], str]] = {
@@ -274,8 +366,6 @@ LATER: dict[str, tuple[dict[str, Any], str]] = {
     "action": ({"steps": [{"name": "a", "action": {"type": "b"}}]}, "spec.steps[0].action"),
     "forEach": ({"steps": [value("a", "{{ item }}{{ index }}", forEach={"items": []})]}, "spec.steps[0].forEach"),
     "concurrency": ({"steps": [value("a")], "concurrency": {"limit": 1}}, "spec.concurrency"),
-    "onFailure": ({"steps": [value("a")], "onFailure": [value("b")]}, "spec.onFailure"),
-    "finally": ({"steps": [value("a")], "finally": [value("b")]}, "spec.finally"),
 }
 
 
@@ -330,6 +420,8 @@ def test_the_hash_knows_no_order_of_keys() -> None:
 def test_language_features() -> None:
     spec, _ = LATER["forEach"]
     assert language_features(WorkflowSpec.model_validate(spec)) == ["forEach", "transform"]
+    handled = {"steps": [value("a")], "onFailure": [value("b")], "finally": [call("c")]}
+    assert language_features(WorkflowSpec.model_validate(handled)) == ["finally", "httpCall", "onFailure", "transform"]
     http = call("a", http={"auth": {"basic": {"secretName": "s"}}})
     assert language_features(WorkflowSpec.model_validate({"steps": [http]})) == ["httpCall", "httpCall.auth"]
 
