@@ -156,34 +156,29 @@ FROM owned o;
 -- Acknowledged by its commit. What no worker holds ends here, or goes back into the queue where it was claimed before and
 -- handlers are due; a running run hears of it with its next flush or beat. Handlers go on as they were.
 WITH locked AS MATERIALIZED (
-  SELECT r.id, CASE WHEN r.status = 'running' OR r.outcome IS NOT NULL THEN r.status
-    WHEN r.started_at IS NOT NULL AND (SELECT v.features && '{onFailure,finally}' FROM workflow_revisions v
-                                       WHERE v.id = r.revision_id) THEN 'handled' ELSE 'cancelled' END AS becomes
+  SELECT r.id, r.status <> 'running' AND r.outcome IS NULL AS idle, r.status <> 'running' AND r.outcome IS NULL
+    AND (r.started_at IS NULL OR (SELECT v.features && '{onFailure,finally}' FROM workflow_revisions v
+                                  WHERE v.id = r.revision_id) IS NOT TRUE) AS ends
   FROM runs r
   WHERE r.id = ANY(%(ids)s::uuid[]) AND r.namespace = %(namespace)s AND r.status IN ('queued', 'running', 'waiting')
   ORDER BY r.id
   FOR NO KEY UPDATE OF r
 ), untimed AS (
   DELETE FROM timers t
-  WHERE t.run_id = ANY(%(ids)s::uuid[])
-    AND (t.run_id IN (SELECT l.id FROM locked l WHERE l.becomes IN ('handled', 'cancelled'))) IS TRUE
+  WHERE t.run_id = ANY(%(ids)s::uuid[]) AND (t.run_id IN (SELECT l.id FROM locked l WHERE l.idle)) IS TRUE
 )
 UPDATE runs AS r
 SET cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp()),
-    wakes = r.wakes + CASE l.becomes WHEN 'handled' THEN 1 ELSE 0 END,
-    status = CASE l.becomes WHEN 'handled' THEN 'queued' ELSE l.becomes END,
-    finished_at = CASE l.becomes WHEN 'cancelled' THEN clock_timestamp() END,
-    expires_at = CASE l.becomes WHEN 'cancelled' THEN clock_timestamp()
+    wakes = r.wakes + CASE WHEN r.status = 'waiting' AND r.outcome IS NULL THEN 1 ELSE 0 END,
+    status = CASE WHEN (r.id IN (SELECT l.id FROM locked l WHERE l.ends)) IS TRUE THEN 'cancelled'
+                  WHEN r.status = 'waiting' AND r.outcome IS NULL THEN 'queued' ELSE r.status END,
+    finished_at = CASE WHEN (r.id IN (SELECT l.id FROM locked l WHERE l.ends)) IS TRUE THEN clock_timestamp() END,
+    expires_at = CASE WHEN (r.id IN (SELECT l.id FROM locked l WHERE l.ends)) IS TRUE THEN clock_timestamp()
       + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
-    error = CASE l.becomes WHEN 'cancelled' THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json
-      ELSE r.error END
-FROM (SELECT k.id::text AS id, k.becomes FROM locked k) AS l
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = l.id
+    error = CASE WHEN (r.id IN (SELECT l.id FROM locked l WHERE l.ends)) IS TRUE
+                 THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json ELSE r.error END
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT l.id FROM locked l)) IS TRUE
 RETURNING r.id::text, r.status;
-
--- name: cancel_requested
--- Of these runs, those whose cancel was acknowledged: what a hint says is true if the database says so.
-SELECT r.id::text FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]) AND r.cancel_requested_at IS NOT NULL;
 
 -- name: wake
 -- The cause of a wake and the wake are one transaction; a run that is being parked right now sees that `wakes` moved.
@@ -205,8 +200,8 @@ WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)
 
 -- name: hand_back
 -- Runs that the worker owns on paper only go back into the queue, with no recovery counted. One whose cancel was
--- acknowledged ends instead, unless handlers are due: nobody may start anything else of it. What could not be executed here, and nowhere before, was
--- not started: it goes on counting among those that wait for it.
+-- acknowledged ends instead, unless handlers are due: nobody may start anything else of it. What could not be executed
+-- here, and nowhere before, was not started: it goes on counting among those that wait for it.
 WITH owned AS MATERIALIZED (
   SELECT r.id, r.cancel_requested_at IS NOT NULL AND r.outcome IS NULL
     AND (SELECT v.features && '{onFailure,finally}' FROM workflow_revisions v WHERE v.id = r.revision_id) IS NOT TRUE AS ends
@@ -219,15 +214,15 @@ WITH owned AS MATERIALIZED (
   FOR NO KEY UPDATE OF r
 )
 UPDATE runs AS r
-SET status = CASE WHEN o.ends THEN 'cancelled' ELSE 'queued' END,
+SET status = CASE WHEN (r.id IN (SELECT o.id FROM owned o WHERE o.ends)) IS TRUE THEN 'cancelled' ELSE 'queued' END,
     started_at = CASE WHEN %(begun)s OR r.wakes > 0 OR ((r.id IN (
       SELECT s.run_id FROM run_steps s WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.fence > 0)) IS TRUE) THEN r.started_at END,
-    finished_at = CASE WHEN o.ends THEN clock_timestamp() END,
-    expires_at = CASE WHEN o.ends THEN clock_timestamp()
+    finished_at = CASE WHEN (r.id IN (SELECT o.id FROM owned o WHERE o.ends)) IS TRUE THEN clock_timestamp() END,
+    expires_at = CASE WHEN (r.id IN (SELECT o.id FROM owned o WHERE o.ends)) IS TRUE THEN clock_timestamp()
       + (SELECT v.retain_failed FROM workflow_revisions v WHERE v.id = r.revision_id) END,
-    error = CASE WHEN o.ends THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json ELSE r.error END
-FROM (SELECT k.id::text AS id, k.ends FROM owned k) AS o
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.id::text = o.id
+    error = CASE WHEN (r.id IN (SELECT o.id FROM owned o WHERE o.ends)) IS TRUE
+                 THEN '{"reason":"Cancelled","message":"the run was cancelled"}'::json ELSE r.error END
+WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT o.id FROM owned o)) IS TRUE
 RETURNING r.id::text;
 
 -- name: run_status
