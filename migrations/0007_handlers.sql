@@ -1,5 +1,6 @@
 -- What the handlers of a run need. `outcome` (0001) says how its steps ended, from the flush that ends them on: together with
 -- the run's error or output. These say which list of handlers has its turn; a run without handlers leaves them null.
+-- oldest: 0006
 
 ALTER TABLE runs
   ADD COLUMN handlers       smallint,      -- 1 onFailure, 2 finally

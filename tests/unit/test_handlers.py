@@ -11,9 +11,13 @@ from engine_specs import CONTINUE, document, effect, failing, failure, inputs, r
 from virtual_time import EPOCH, virtual_time
 
 from stepwell.domain.action import Call
+from stepwell.domain.errors import InputError
 from stepwell.domain.handlers import BUDGET, LATE, budget_end, final_status, following
 from stepwell.domain.revision import Part
+from stepwell.domain.secret_uses import secret_uses
+from stepwell.domain.spec import WorkflowSpec
 from stepwell.domain.states import RunStatus
+from stepwell.engine.reruns import finished_steps, steps_before
 
 ACTIONS = actions_of(World(nothing))
 MINUTES = BUDGET / 1e6
@@ -403,6 +407,28 @@ async def test_a_run_with_pure_handlers_costs_two_flushes() -> None:
         await s.submit()
         await s.ended()
         assert s.store.calls.count("flush") == 2
+
+
+# -- around them ---------------------------------------------------------------------------------------------------------
+
+BOTH = {"steps": [value("a", 1), value("b", 1)], "onFailure": [value("c", 1)], "finally": [value("d", 1)]}
+
+
+def test_a_repeated_run_takes_no_handler_over_and_begins_at_none() -> None:
+    loaded = load(BOTH, ACTIONS)
+    results = dict.fromkeys("abcd", "succeeded")
+    assert finished_steps(loaded, results) == ["a", "b"]
+    assert steps_before(loaded, results, "b") == ["a"]
+    with pytest.raises(InputError, match=r"no step 'c'; its steps are a, b$"):
+        steps_before(loaded, results, "c")
+
+
+def test_secrets_of_handlers_are_those_of_steps() -> None:
+    url = {"url": "https://a.example"}
+    told = {"name": "c", "httpCall": {**url, "auth": {"bearer": {"secretRef": {"name": "chat", "key": "k"}}}}}
+    tidied = {"name": "d", "httpCall": {**url, "auth": {"basic": {"secretName": "store"}}}}
+    spec = WorkflowSpec.model_validate({"steps": [value("a", 1)], "onFailure": [told], "finally": [tidied]})
+    assert secret_uses(spec).steps == {"chat", "store"}
 
 
 @pytest.mark.parametrize("outcome", BAD)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from stepwell.adapters.postgres.history_store import Page, RunRecord, RunState, Selection, StepRecord, checked_id
+from stepwell.domain.revision import Part
 
 if TYPE_CHECKING:
     from stepwell.domain.documents import JsonObject
@@ -63,8 +64,7 @@ class RemoteHistory:
     async def spec(self, revision_id: int) -> JsonObject:
         """The steps of the workflow as it stands now: the API tells no more of what a run was pinned to."""
         found = await self._client.get(f"/workflows/{self._workflows[revision_id]}")
-        steps: list[Any] = [_outline(step) for step in found["steps"]]
-        return {"steps": steps}
+        return {part.word: [_outline(step) for step in found.get(part.word, ())] for part in Part}
 
     async def _run(self, run_id: str) -> dict[str, Any]:
         return await self._client.get(f"/runs/{checked_id(run_id)}")

@@ -68,8 +68,12 @@ def workflow_detail(namespace: str, workflow: WorkflowSummary) -> WorkflowDetail
     return WorkflowDetail(
         **_workflow_fields(namespace, workflow),
         triggers=[TriggerDocument(name=t["name"], type=_kind(t, _TRIGGER)) for t in spec.get("triggers", ())],
-        steps=[StepOutline(name=s["name"], action=_kind(s, _COMMON)) for s in spec.get("steps", ())],
+        **{word: [_outline(step) for step in spec.get(word, ())] for word in ("steps", "onFailure", "finally")},
     )
+
+
+def _outline(step: dict[str, Any]) -> StepOutline:
+    return StepOutline(name=step["name"], action=_kind(step, _COMMON))
 
 
 def _fields(run: RunSummary) -> dict[str, Any]:

@@ -155,6 +155,8 @@ class WorkflowDetail(WorkflowDocument):
 
     triggers: list[TriggerDocument]
     steps: list[StepOutline]
+    on_failure: list[StepOutline]
+    finally_: list[StepOutline] = Field(alias="finally")
 
 
 class WorkflowPage(Document):

@@ -16,6 +16,7 @@ from stepwell.engine.ports import (
     End,
     FlushEntry,
     Kept,
+    Park,
     RecordedAttempt,
     StoredRevision,
     Turn,
@@ -115,11 +116,7 @@ def flush_sets(entries: Sequence[FlushEntry]) -> dict[str, str]:
     """The record sets of a flush, one JSON parameter each."""
     ends = [_end_row(e.run_id, e.end) for e in entries if e.end is not None]
     ends += [_turn_row(e.run_id, e.turn) for e in entries if e.turn is not None]
-    parks = [
-        {"id": e.run_id, "wakes": e.park.wakes, "due_at": e.park.due_at, "until": e.park.until}
-        for e in entries
-        if e.park is not None
-    ]
+    parks = [_park_row(e.run_id, e.park) for e in entries if e.park is not None]
     return {
         "runs": orjson.dumps([{"id": e.run_id, "fence": e.fence} for e in entries]).decode(),
         "attempts": orjson.dumps([_attempt_row(e.run_id, a) for e in entries for a in e.attempts]).decode(),
@@ -129,7 +126,7 @@ def flush_sets(entries: Sequence[FlushEntry]) -> dict[str, str]:
 
 
 def _end_row(run_id: str, end: End) -> dict[str, object]:
-    return {
+    row: dict[str, object] = {
         "id": run_id,
         "status": end.status,
         "finished_at": end.finished_at,
@@ -137,8 +134,8 @@ def _end_row(run_id: str, end: End) -> dict[str, object]:
         "output": _fragment(end.output),
         "output_from": end.output_from,
         "error": _fragment(end.error),
-        "kept": end.kept,
     }
+    return row | {"kept": True} if end.kept else row
 
 
 def _turn_row(run_id: str, turn: Turn) -> dict[str, object]:
@@ -153,6 +150,11 @@ def _turn_row(run_id: str, turn: Turn) -> dict[str, object]:
         "handlers_at": turn.at,
         "handlers_until": turn.until,
     }
+
+
+def _park_row(run_id: str, park: Park) -> dict[str, object]:
+    row: dict[str, object] = {"id": run_id, "wakes": park.wakes, "due_at": park.due_at}
+    return row if park.until is None else row | {"until": park.until}
 
 
 def _attempt_row(run_id: str, attempt: AttemptRecord) -> dict[str, object]:

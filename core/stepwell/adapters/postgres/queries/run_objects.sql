@@ -16,7 +16,8 @@ WITH found AS MATERIALIZED (
       ELSE handed_on(r.id, r.output_from)::text END AS output,
     CASE WHEN r.status = 'waiting' THEN (SELECT t.due_at FROM timers t WHERE t.run_id = r.id) END AS due_at,
     CASE WHEN r.status = 'waiting' THEN (SELECT a.step FROM approvals a
-      WHERE a.run_id = r.id AND a.decided_at IS NULL ORDER BY a.step LIMIT 1) END AS approval
+      WHERE a.run_id = r.id AND a.decided_at IS NULL AND (r.handlers_at IS NULL OR a.opened_at >= r.handlers_at)
+      ORDER BY a.step LIMIT 1) END AS approval
   FROM runs r WHERE r.id = ANY(%(ids)s::uuid[])
 )
 SELECT f.id::text, f.status, f.started_at, f.finished_at, f.error,
