@@ -205,6 +205,7 @@ async def test_workflows(database: str, redis_url: str) -> None:
                 {"name": "a", "transform": {"value": 1}},
                 {"name": "b", "needs": ["a"], "fail": {"message": "no"}},
             ],
+            "onFailure": [{"name": "c", "httpCall": {"url": "https://chat.example.com"}}],
         }
         await a.apply("bill", spec=spec)
         await a.apply("cargo", suspended=True)
@@ -215,6 +216,7 @@ async def test_workflows(database: str, redis_url: str) -> None:
         assert bill["description"] == "Bills"
         assert bill["triggers"] == [{"name": "nightly", "type": "cron"}]
         assert bill["steps"] == [{"name": "a", "action": "transform"}, {"name": "b", "action": "fail"}]
+        assert (bill["onFailure"], bill["finally"]) == ([{"name": "c", "action": "httpCall"}], [])
         assert (await a.call("GET", "/workflows/elsewhere")).status_code == 404
 
 

@@ -10,6 +10,8 @@ import orjson
 import pytest
 from protocol import SECOND, Held, Side, Stage, parking, progress, revision, staged
 
+from stepwell.adapters.postgres.approval_store import ApprovalStore
+from stepwell.domain.approvals import Decision, Question
 from stepwell.domain.errors import DataRefusedError
 from stepwell.domain.handlers import BUDGET, RECOVERIES
 from stepwell.domain.revision import Part
@@ -160,6 +162,21 @@ async def test_a_cancelled_run_is_queued_for_its_handlers_unless_it_never_began(
         if status == "queued":
             claimed = await side.runs.claim(worker, [waiting, returned.id], token=3)
             assert [(run.cancelled, run.handling) for run in claimed] == [(True, None)] * 2
+
+
+async def test_what_the_steps_asked_is_open_no_more_and_what_a_handler_asks_is(database: str) -> None:
+    async with handled(database) as (stage, side):
+        worker, store = await stage.worker(), ApprovalStore(side.session)
+        (run,) = await stage.running(worker)
+        await store.ask(Question(run.id, "ask", "shop", "order", None, run.created_at, None))
+        await side.runs.flush(worker, [turn(run)])
+        await store.ask(Question(run.id, "again", "shop", "order", None, run.created_at + SECOND, None))
+        assert [approval.step for approval in await store.pending("shop", None, None, 10)] == ["again"]
+        found = [await store.state("shop", run.id, step) for step in ("ask", "again")]
+        assert [approval is not None and approval.live for approval in found] == [False, True]
+        decision = Decision(approved=True, by="eve")
+        assert await store.decide("shop", run.id, "ask", decision) is None
+        assert await store.decide("shop", run.id, "again", decision) is not None
 
 
 async def test_a_park_that_waited_for_a_cancel_of_a_run_with_handlers_is_void(database: str) -> None:
