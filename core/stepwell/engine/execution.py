@@ -17,15 +17,15 @@ from stepwell.domain import decide as d
 from stepwell.domain import handlers
 from stepwell.domain.action import Call, Deferred, Outcome
 from stepwell.domain.approval_links import ApprovalLinks, hide_links_of, without_links
-from stepwell.domain.documents import JsonObject, dumps
-from stepwell.domain.errors import DocumentError, StepwellError
+from stepwell.domain.documents import JsonObject
+from stepwell.domain.errors import StepwellError
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.revision import Step
 from stepwell.domain.states import RunStatus, StepStatus
 from stepwell.engine.attempt import attempted
 from stepwell.engine.clock import as_micros
 from stepwell.engine.crashpoints import crashpoint
-from stepwell.engine.failures import as_failure, error_document
+from stepwell.engine.failures import as_failure, error_document, http_document
 from stepwell.engine.ports import (
     AttemptRecord,
     ClaimedRun,
@@ -305,7 +305,7 @@ class Execution:
         if self.loaded.revision.links:
             failure = hide_links_of(failure)
         shown, error = error_document(failure)
-        beside, http = _beside(failure)
+        shown_http, http = http_document(failure)
         if step.retry.allows(failure, attempt):
             delay = step.retry.delay(failure, attempt, f"{self.run.id}/{step.name}")
             self._attempts[step.index] = attempt
@@ -319,7 +319,7 @@ class Execution:
             started,
             error=error,
             http=http,
-            outcome=Outcome(None, beside),
+            outcome=Outcome(None, shown_http),
             shown=shown,
         )
 
@@ -488,13 +488,3 @@ class Execution:
             self.results.restore(step, attempt)
         elif step.part is self.results.part:
             self._retries[step.index] = attempt.retry_at
-
-
-def _beside(failure: StepFailure) -> tuple[JsonObject | None, bytes | None]:
-    """``steps.<name>.http`` of a failure, and its document; nothing where that cannot be stored."""
-    if failure.http is None:
-        return None, None
-    try:
-        return failure.http, dumps(failure.http)
-    except DocumentError:
-        return None, None

@@ -35,6 +35,16 @@ def error_document(failure: StepFailure) -> tuple[JsonObject, bytes]:
     return shown, dumps(shown)
 
 
+def http_document(failure: StepFailure) -> tuple[JsonObject | None, bytes | None]:
+    """``steps.<name>.http`` of a failure, and its document; nothing where that cannot be stored."""
+    if failure.http is None:
+        return None, None
+    try:
+        return failure.http, dumps(failure.http)
+    except DocumentError:
+        return None, None
+
+
 def _plain(value: JsonValue) -> JsonValue:
     if isinstance(value, int):
         return value

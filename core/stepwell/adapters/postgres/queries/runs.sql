@@ -180,6 +180,10 @@ SET cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp()),
 WHERE r.id = ANY(%(ids)s::uuid[]) AND (r.id IN (SELECT l.id FROM locked l)) IS TRUE
 RETURNING r.id::text, r.status;
 
+-- name: cancel_requested
+-- Of these runs, those whose cancel was acknowledged: what a hint says is true if the database says so.
+SELECT r.id::text FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]) AND r.cancel_requested_at IS NOT NULL;
+
 -- name: wake
 -- The cause of a wake and the wake are one transaction; a run that is being parked right now sees that `wakes` moved.
 WITH locked AS MATERIALIZED (
