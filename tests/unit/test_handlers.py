@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_life import Scene, World, actions_of, load, nothing, scene, until
 from engine_specs import CONTINUE, document, effect, failing, failure, inputs, retry, shown, value
+from memory_store import MemoryQueue
 from virtual_time import EPOCH, virtual_time
 
 from stepwell.domain.action import Call
 from stepwell.domain.errors import InputError
 from stepwell.domain.handlers import BUDGET, LATE, budget_end, final_status, following
+from stepwell.domain.ids import uuid7
 from stepwell.domain.revision import Part
 from stepwell.domain.secret_uses import secret_uses
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.domain.states import RunStatus
+from stepwell.engine.control import Control
+from stepwell.engine.ports import ReadyRun
 from stepwell.engine.reruns import finished_steps, steps_before
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ACTIONS = actions_of(World(nothing))
 MINUTES = BUDGET / 1e6
@@ -273,6 +280,17 @@ async def test_a_waiting_run_that_is_cancelled_comes_back_for_its_handlers() -> 
         await s.offer("r1")
         assert await s.ended(within=5) == "cancelled"
         assert shown(s.database.attempts()) == {"b": "Cancelled"}
+
+
+@virtual_time
+async def test_who_cancels_a_run_with_handlers_offers_it_to_the_workers() -> None:
+    class Store:
+        async def cancel(self, namespace: str, ids: Sequence[str]) -> dict[str, str]:
+            return {ids[0]: "queued", ids[1]: "cancelled"}
+
+    queue, ids = MemoryQueue(), [uuid7(EPOCH // 1000, bytes(10)), "other"]
+    await Control(Store(), queue).cancel("shop", ids)  # type: ignore[arg-type]
+    assert queue.added == [ReadyRun(ids[0], "shop", EPOCH // 1000)]
 
 
 @virtual_time
