@@ -20,6 +20,7 @@ from stepwell.engine.intake import Intake
 from stepwell.engine.maintenance.offers import Offers
 from stepwell.engine.revisions import Revisions
 from stepwell_operator.events import Events
+from stepwell_operator.relists import Relists
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -51,6 +52,7 @@ class Context:
     intake: Intake
     control: Control
     events: Events
+    relists: Relists
     failed: asyncio.Future[None]
     _stack: AsyncExitStack = field(repr=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list, repr=False)
@@ -123,6 +125,7 @@ async def opened(settings: Settings, metrics: OperatorMetrics) -> AsyncIterator[
             intake=Intake(store, revisions, Offers(queue), clock),
             control=Control(runs, queue),
             events=events,
+            relists=Relists(),
             failed=asyncio.get_running_loop().create_future(),
             _stack=stack,
         )

@@ -12,6 +12,7 @@ PREFIX = "stepwell.dev"  # of every annotation that the operator writes
 PAGE = 500  # objects in one answer to the first list
 CONNECT = 10.0  # seconds
 REQUEST = 60.0  # seconds that one call may take
+PAUSES = (0.5, 1, 2, 3, *[5] * 9)  # seconds between tries of a call; a refusal ends the operator after the last of them
 
 
 def new_registry() -> kopf.OperatorRegistry:
@@ -32,6 +33,7 @@ def new_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # events have specific reasons and go through `events.py`
     settings.networking.connect_timeout = CONNECT
     settings.networking.request_timeout = REQUEST
+    settings.networking.error_backoffs = PAUSES
     settings.watching.connect_timeout = CONNECT
     settings.watching.chunk_size = PAGE
     settings.queueing.exit_timeout = 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -13,9 +14,11 @@ import lending
 import operating
 import psycopg
 import pytest
+from kopf._cogs.clients import watching
 from kubernetes.aio import client, config
 from waiting import eventually_sync
 
+from stepwell_operator import relists
 from stepwell_operator.runs import acts
 from stepwell_operator.runs.cluster import GoneError, KubeCluster
 from stepwell_operator.runs.objects import parse
@@ -23,7 +26,7 @@ from stepwell_operator.runs.room import workflow_runs
 from stepwell_operator.workflows.room import workflows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from kube_server import KubeServer
 
@@ -69,6 +72,7 @@ class World:
         self.kube = kube
         self.settings = settings
         self.writes: list[str] = []
+        self.blind = threading.Event()
         self.api = kube_api.of_server(kube)
         self._names = itertools.count(1)
         self._operator = ExitStack()
@@ -162,6 +166,7 @@ def world(kube: KubeServer, settings: Settings, working: None) -> Iterator[World
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(acts, "RETRY", 0.2)
         counted(patch, world.writes)
+        broken(patch, world.blind)
         world.start()
         try:
             world.apply(
@@ -184,6 +189,22 @@ def counted(patch: pytest.MonkeyPatch, writes: list[str]) -> None:
             return await real(self, obj, *arguments)
 
         patch.setattr(KubeCluster, method, writing)
+
+
+def broken(patch: pytest.MonkeyPatch, blind: threading.Event) -> None:
+    """Let watches see nothing while ``blind`` is set; the next event is that what came meanwhile is not kept any more."""
+    real = watching.watch_objs
+
+    async def watch(**given: Any) -> AsyncIterator[Any]:
+        missed = False
+        async for event in real(**given):
+            missed = missed or blind.is_set()
+            if blind.is_set():
+                continue
+            yield {"type": "ERROR", "object": {"code": 410}} if missed else event
+
+    patch.setattr(watching, "watch_objs", watch)
+    patch.setattr(relists, "FIRST", 600.0)
 
 
 def test_a_run_is_started_waited_for_and_described(world: World) -> None:
@@ -316,6 +337,22 @@ def test_deleting_the_object_cancels_its_run(world: World) -> None:
     world.kube.kubectl("delete", "swr", name, "--timeout=5s")
     eventually_sync(lambda: world.rows("SELECT 1 FROM runs WHERE trigger = %s AND status = 'cancelled'", uid))
     eventually_sync(lambda: not world.rows("SELECT 1 FROM workflow_run_objects WHERE uid = %s", uid))
+
+
+def test_what_was_deleted_while_the_watch_was_broken_is_found_at_once(world: World) -> None:
+    """A watch that lasted too long begins anew with a list, which tells of no deletion; the sweep is minutes away."""
+    world.apply(workflow("doomed", STEPS["quick"]))
+    name = world.create("waits")
+    world.shows(name, "Waiting")
+    uid = world.get(name)["metadata"]["uid"]
+    world.blind.set()
+    world.kube.kubectl("delete", f"swr/{name}", "swf/doomed")
+    world.blind.clear()
+    world.kube.kubectl("label", "swf", "quick", "seen=again")
+    eventually_sync(lambda: world.rows("SELECT 1 FROM runs WHERE trigger = %s AND status = 'cancelled'", uid), 15.0)
+    eventually_sync(
+        lambda: world.rows("SELECT 1 FROM workflows WHERE name = 'doomed' AND deleted_at IS NOT NULL"), 15.0
+    )
 
 
 def test_an_object_of_the_same_name_made_anew_has_a_run_of_its_own(world: World) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stepwell_operator.context import Context
+    from stepwell_operator.relists import Relists, Sign
 
 SWEEP_AGAIN = 5.0  # seconds after one that failed
 
@@ -36,21 +37,21 @@ async def workflow_runs(registry: kopf.OperatorRegistry, context: Context) -> As
         context.intake, context.control, store, cluster, context.events, context.metrics, context.settings.public_url
     )
     follower = Follower(store, acts)
-    register(registry, follower)
+    register(registry, follower, context.relists)
     context.work("runs", follower.run())
-    context.work("runs sweep", _sweep(store, cluster, follower, context))
+    context.work("runs sweep", _sweep(store, cluster, follower, context, context.relists.sign()))
     yield follower
 
 
-def register(registry: kopf.OperatorRegistry, follower: Follower) -> None:
+def register(registry: kopf.OperatorRegistry, follower: Follower, relists: Relists) -> None:
     """Hear of every WorkflowRun. Bare events: kopf writes nothing on these objects, and adds no finalizer."""
 
     @kopf.on.event(GROUP, VERSION, PLURAL, id="workflowrun", registry=registry)
     async def heard(event: kopf.RawEvent, **_: Any) -> None:
-        take(follower, event)
+        take(follower, event, relists)
 
 
-def take(follower: Follower, event: Any) -> None:
+def take(follower: Follower, event: Any, relists: Relists) -> None:
     """Pass on one event of the watch, or one object of the first list (its type is None)."""
     body = event["object"]
     try:
@@ -61,12 +62,16 @@ def take(follower: Follower, event: Any) -> None:
         return
     if event["type"] == "DELETED":
         follower.lost(obj)
-    else:
-        follower.observe(obj)
+        return
+    if event["type"] is None and obj.uid in follower.tracks:
+        relists.heard()
+    follower.observe(obj)
 
 
-async def _sweep(store: RunObjectStore, cluster: KubeCluster, follower: Follower, context: Context) -> None:
-    """At the start, and every ``STEPWELL_SWEEP``."""
+async def _sweep(
+    store: RunObjectStore, cluster: KubeCluster, follower: Follower, context: Context, relisted: Sign
+) -> None:
+    """At the start, every ``STEPWELL_SWEEP``, and when a watch began anew."""
     while True:
         try:
             for _ in range(await sweep(store, cluster, follower)):
@@ -75,4 +80,4 @@ async def _sweep(store: RunObjectStore, cluster: KubeCluster, follower: Follower
             log.info("the sweep of WorkflowRuns is tried again: %s", exc)
             await asyncio.sleep(SWEEP_AGAIN)
         else:
-            await asyncio.sleep(context.settings.operator.sweep)
+            await relisted.within(context.settings.operator.sweep)

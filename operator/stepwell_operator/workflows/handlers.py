@@ -16,12 +16,15 @@ from stepwell_operator.workflows.cluster import GROUP, PLURAL, VERSION
 from stepwell_operator.workflows.resource import resource_of
 
 if TYPE_CHECKING:
+    from stepwell_operator.relists import Relists
     from stepwell_operator.workflows.entries import Entries
     from stepwell_operator.workflows.showing import Showing
     from stepwell_operator.workflows.syncer import Syncer
 
 
-def register(registry: kopf.OperatorRegistry, syncer: Syncer, entries: Entries, showing: Showing) -> None:
+def register(
+    registry: kopf.OperatorRegistry, syncer: Syncer, entries: Entries, showing: Showing, relists: Relists
+) -> None:
     """Hear of every Workflow of the cluster."""
 
     @kopf.on.resume(GROUP, VERSION, PLURAL, id="workflow", registry=registry)
@@ -39,6 +42,8 @@ def register(registry: kopf.OperatorRegistry, syncer: Syncer, entries: Entries, 
             return
         entry = entries.get(resource.name)
         if entry is not None and entry.uid == resource.uid:
+            if event["type"] is None:
+                relists.heard()
             entry.heard(resource, time.monotonic())
             if entry.outcome is not None and not syncer.waits(resource.name):
                 showing.wanted(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import kopf
 
     from stepwell_operator.context import Context
+    from stepwell_operator.relists import Sign
 
 SWEEP_AGAIN = 5.0  # seconds after one that failed
 
@@ -50,7 +52,7 @@ async def workflows(
     syncer = Syncer(
         store, entries, context.actions, context.metrics, on_outcome=refresh.settled, on_gone=cancels.wanted
     )
-    register(registry, syncer, entries, showing)
+    register(registry, syncer, entries, showing, context.relists)
     context.metrics.look = entries.readiness
     context.metrics.unsynced = entries.unsynced
     context.work("sync", syncer.run())
@@ -58,19 +60,19 @@ async def workflows(
         context.work(f"status {number}", showing.run())
     context.work("refresh", refresh.run())
     context.work("cancels", cancels.run())
-    context.work("sweep", _sweep(Sweep(facts, cluster, entries, syncer, context.metrics), settings.sweep))
+    sweep = Sweep(facts, cluster, entries, syncer, context.metrics)
+    context.work("sweep", _sweep(sweep, settings.sweep, context.relists.sign()))
     yield entries
 
 
-async def _sweep(sweep: Sweep, period: float) -> None:
-    """At the start, and every ``period`` seconds."""
-    first = True
+async def _sweep(sweep: Sweep, period: float, relisted: Sign) -> None:
+    """At the start, every ``period`` seconds, and when a watch began anew."""
+    began = time.monotonic()
     while True:
         try:
-            await sweep.run(changes=not first)
-            first = False
+            await sweep.run(changes=time.monotonic() - began >= period)
         except StepwellError as exc:
             log.info("the sweep of Workflows is tried again: %s", exc)
             await asyncio.sleep(SWEEP_AGAIN)
         else:
-            await asyncio.sleep(period)
+            await relisted.within(period)
