@@ -101,7 +101,7 @@ async def _called(what: str, call: Awaitable[T]) -> T:
         if exc.status == 404:
             message = f"{what} is gone"
             raise NotFoundError(message) from exc
-        if exc.status in {400, 409, 413, 422}:
+        if exc.status in {400, 413, 422}:  # a conflict passes: others wrote at the same time
             message = f"{what}: the API server refused what was written: {exc.status} {exc.reason} {exc.body}"
             raise DataRefusedError(message) from exc
         raise unavailable(what, exc) from exc

@@ -5,6 +5,7 @@ The library is imported with the first of them: half a second of CPU that a proc
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -51,5 +52,16 @@ async def kube_client() -> AsyncIterator[client.ApiClient]:
 
 def unavailable(what: str, error: Exception) -> UnavailableError:
     """What a call that got no usable answer is to its caller."""
-    message = f"{what}: the API server is not available: {str(error) or type(error).__name__}"
-    return UnavailableError(message)
+    return UnavailableError(f"{what}: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    """One line; the library's own words for an answer are its headers and its body."""
+    status = getattr(error, "status", None)
+    if not status:
+        return f"the API server is not available: {str(error) or type(error).__name__}"
+    try:
+        told = json.loads(getattr(error, "body", None) or "")["message"]
+    except (ValueError, KeyError, TypeError):
+        told = getattr(error, "reason", None) or "without a reason"
+    return f"the API server answered {status}: {told}"
