@@ -15,16 +15,19 @@ from waiting import eventually
 
 from stepwell.adapters.postgres.run_objects import KnownObject, RunState
 from stepwell.domain.errors import UnavailableError
+from stepwell_operator.runs import follower
 from stepwell_operator.runs.decide import (
     CANCELLED,
     EXPIRED,
     LONGEST,
     SHORTEST,
+    UNKNOWN,
     WRITES,
     Decision,
     Do,
     Track,
     decide,
+    decide_blindly,
     track_of,
 )
 from stepwell_operator.runs.follower import Follower
@@ -175,6 +178,7 @@ class Doing:
         self.done: Counter[tuple[Do, str]] = Counter()
         self.failing: Counter[Do] = Counter()
         self.pause = 0.0
+        self.shown: list[Situation | None] = []
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -190,8 +194,10 @@ class Doing:
                 self.database.accepted.add(found.uid)
             elif do is Do.CANCEL:
                 self.database.runs[found.run_id] = RunState("cancelled", False)
-            elif do is Do.SHOW:
-                found.rank = END
+        for found, decision in zip(tracks, decisions, strict=True):
+            if do is Do.SHOW:
+                found.rank = RANKS.get(decision.situation.reason, END) if decision.situation else END
+                self.shown.append(decision.situation)
         return self.pause
 
 
@@ -258,6 +264,34 @@ async def test_a_database_that_is_away_is_waited_for() -> None:
         await eventually(lambda: bed.database.asked)
         bed.database.away = False
         await eventually(lambda: obj.run_id in bed.database.runs)
+
+
+async def test_without_the_database_a_new_object_says_what_it_waits_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(follower, "AWAY", 0.01)
+    obj, ended = an_object(), an_object("u-2", shown=Shown(END, NOW, datetime.now(UTC), started=True), ttl=900.0)
+    async with Bed() as bed:
+        bed.database.away = True
+        bed.follower.observe(obj)
+        bed.follower.tracks["u-1"].since -= 10.0
+        await eventually(lambda: bed.doing.shown)
+        asked = bed.database.asked
+        bed.follower.observe(ended)
+        await eventually(lambda: bed.database.asked > asked + 2)
+        assert [record.message for record in caplog.records] == ["WorkflowRuns wait: away"], "it is said once"
+        bed.database.away = False
+        await eventually(lambda: obj.run_id in bed.database.runs)
+        bed.ends(obj)
+        await eventually(lambda: "u-1" not in bed.follower.tracks)
+    assert bed.doing.shown == [UNKNOWN, None]
+
+
+def test_without_the_database_only_what_says_nothing_yet_is_shown() -> None:
+    assert decide_blindly(track(), 1.0, 100.0) == Decision(Do.SHOW, 1.0, UNKNOWN)
+    for found in (track(gone=True), track(rank=RANKS["Queued"]), track(rank=END), track(now=199.9), track(written=3)):
+        assert decide_blindly(found, 1.0, 100.0) == Decision(Do.LOOK, 1.0)
 
 
 async def test_what_fails_is_done_again() -> None:

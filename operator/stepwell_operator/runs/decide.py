@@ -22,6 +22,7 @@ AGEING = 20.0  # a look waits for this part of the time since the object came, w
 
 CANCELLED = Situation("Cancelled", "cancelled before a run was started")
 EXPIRED = Situation("Expired", "the run is over and was removed after its retention before its end was read")
+UNKNOWN = Situation("Queued", "PostgreSQL did not answer; the run starts by itself once it does")
 
 
 class Do(Enum):
@@ -103,6 +104,13 @@ def decide(track: Track, run: RunState | None, now: float, wall: datetime, *, st
     if run is not None:
         return _of_run(track, track.obj, run, now)
     return _without_run(track, track.obj, now, started=started)
+
+
+def decide_blindly(track: Track, again: float, now: float) -> Decision:
+    """What is done without the database: an object that says nothing yet tells what it waits for."""
+    if track.gone or track.obj is None or not may_show(track, RANKS[UNKNOWN.reason], now):
+        return Decision(Do.LOOK, again)
+    return Decision(Do.SHOW, again, UNKNOWN)
 
 
 def _of_gone(track: Track, run: RunState | None, now: float) -> Decision:

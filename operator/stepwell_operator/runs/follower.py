@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from stepwell.domain.errors import StepwellError
-from stepwell_operator.runs.decide import Do, Track, decide, track_of, wall_clock
+from stepwell_operator.runs.decide import Do, Track, decide, decide_blindly, track_of, wall_clock
 from stepwell_operator.runs.objects import END
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Follower:
         except StepwellError as exc:
             self._unavailable(exc, tracks)
             return
-        if self._away:
+        if self._away and asked:
             log.info("WorkflowRuns are followed again")
             self._away = False
         now, wall = self.monotonic(), wall_clock()
@@ -162,8 +162,10 @@ class Follower:
         if not self._away:
             log.warning("WorkflowRuns wait: %s", exc)
             self._away = True
-        for track in tracks:
-            self._schedule(track, AWAY)
+        now = self.monotonic()
+        decided = [(track, decide_blindly(track, AWAY, now)) for track in tracks]
+        for do in (Do.LOOK, Do.SHOW):
+            self._choose(do, [each for each in decided if each[1].do is do])
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
