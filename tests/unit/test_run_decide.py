@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -270,7 +271,7 @@ async def test_without_the_database_a_new_object_says_what_it_waits_for(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(follower, "AWAY", 0.3)
+    monkeypatch.setattr(follower, "AWAY", 60.0)
     obj, ended = an_object(), an_object("u-2", shown=Shown(END, NOW, datetime.now(UTC), started=True), ttl=900.0)
     async with Bed() as bed:
         bed.database.away = True
@@ -278,10 +279,12 @@ async def test_without_the_database_a_new_object_says_what_it_waits_for(
         bed.follower.tracks["u-1"].since -= 10.0
         await eventually(lambda: bed.doing.shown)
         asked = bed.database.asked
+        await eventually(lambda: bed.database.asked > asked)  # the look after it; the next one is a minute away
         bed.follower.observe(ended)
-        await eventually(lambda: bed.database.asked > asked)
+        await eventually(lambda: (bed.follower.tracks["u-2"].due or 0.0) > time.monotonic() + 100.0)
         assert [record.message for record in caplog.records] == ["WorkflowRuns wait: away"], "it is said once"
         bed.database.away = False
+        bed.follower.observe(obj)
         await eventually(lambda: obj.run_id in bed.database.runs)
         bed.ends(obj)
         await eventually(lambda: "u-1" not in bed.follower.tracks)
