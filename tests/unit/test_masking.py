@@ -16,12 +16,19 @@ from hypothesis import strategies as st
 
 from stepwell.domain.masking import MASK, NO_MASK, Mask, mask_of
 
-VALUE = 'p@ss/w+rd "x y" é&<z>\\'
+VALUE = 'p@ss/w+rd= "x y" é&<z>`\\'
 CANARY = "canary-7f3a9c1e5b"
 
 
 def lower_hex(text: str) -> str:
     return re.sub("%..", lambda match: match[0].lower(), text)
+
+
+def web_json(text: str, marks: str, form: str) -> str:
+    """As encoders escape what would mean something in a page."""
+    for mark in marks:
+        text = text.replace(mark, f"\0{ord(mark):{form}}")
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\0", "\\u")
 
 
 FORMS = {
@@ -36,13 +43,19 @@ FORMS = {
     "every byte": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
     "json": lambda text: json.dumps(text)[1:-1],
     "json in utf-8": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "json of Go": lambda text: web_json(text, "<>&", "04x"),
+    "json of Gson": lambda text: web_json(text, "<>&='", "04x"),
+    "json of Django": lambda text: web_json(text, "<>&", "04X"),
+    "json of PHP": lambda text: web_json(text, "<>&'\"", "04X"),
+    "json of .NET": lambda text: web_json(text, "<>&'\"+`é", "04X"),
     "html": html.escape,
+    "html of Jinja": lambda text: html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
     "repr": lambda text: repr(text)[1:-1],
     "repr of bytes": lambda text: repr(text.encode())[2:-1],
 }
 
 
-@pytest.mark.parametrize("value", [VALUE, CANARY])
+@pytest.mark.parametrize("value", [VALUE, CANARY, "it's 'x'=\"y\"+z"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_inside_of_a_text(form: str, value: str) -> None:
     text = Mask([value.encode()]).text(f"before {FORMS[form](value)} after")

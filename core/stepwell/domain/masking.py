@@ -29,6 +29,14 @@ MIN_REST = 4
 
 _UNRESERVED_BY = ("", "/", "!'()*~", "/:@!$&'()*+,;=~")
 """What the common encoders leave as it is: strict ones, Python's, JavaScript's, and those for paths."""
+_WEB_JSON = (
+    ("<>&", "\\u%04x"),  # Go, Ruby on Rails
+    ("<>&='", "\\u%04x"),  # Gson
+    ("<>&", "\\u%04X"),  # Django
+    ("<>&'\"", "\\u%04X"),  # PHP, where it is told to
+    ("<>&'\"+`\x7f", "\\u%04X"),  # .NET, beside all that is not ASCII
+)
+"""What the common encoders of JSON escape so that it may stand in a page, and how."""
 
 
 class Mask:
@@ -114,11 +122,28 @@ def _forms(value: bytes) -> Iterator[str]:
     plain = {text, html.escape(text), html.escape(text, quote=False), text.replace("/", "\\/")}
     once = _in_json(plain)
     yield from plain | once | _in_json(once)  # twice: JSON that a string of JSON holds, as it stands in an excerpt
+    yield from (_in_web_json(text, marks, form) for marks, form in _WEB_JSON)
+    yield html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
     yield from _percent_encoded(value)
 
 
 def _in_json(texts: set[str]) -> set[str]:
     return {escape(text)[1:-1] for text in texts for escape in (json.dumps, lambda text: dumps(text).decode())}
+
+
+def _in_web_json(text: str, marks: str, form: str) -> str:
+    ascii_only = "+" in marks
+    return "".join(
+        "".join(form % unit for unit in _utf16(char))
+        if char in marks or (ascii_only and not char.isascii())
+        else json.dumps(char, ensure_ascii=False)[1:-1]
+        for char in text
+    )
+
+
+def _utf16(char: str) -> Iterator[int]:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return (int.from_bytes(units[at : at + 2]) for at in range(0, len(units), 2))
 
 
 def _base64(value: bytes) -> Iterator[str]:
