@@ -151,6 +151,32 @@ async def test_allowances_that_are_not_known(error: Exception, reason: str, fina
     assert (failed.reason, failed.final, failed.sent) == (reason, final, False)
 
 
+async def test_allowances_that_are_not_told_take_no_longer_than_the_timeout() -> None:
+    class Silent:
+        async def policy(self, namespace: str) -> AddressPolicy:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with HttpClients(Silent()) as clients:
+        failed = await failure({"url": "http://a.example", "method": "POST"}, through=clients, call=call_of(0.1))
+    assert (failed.reason, failed.kind, failed.sent) == ("AllowancesUnavailable", "Network", False)
+    assert "was not found out within 0.1 s" in failed.message
+
+
+async def test_time_for_the_allowances_is_time_of_the_call() -> None:
+    class Slow:
+        async def policy(self, namespace: str) -> AddressPolicy:
+            await asyncio.sleep(0.2)  # the slowness itself
+            return LOCAL
+
+    async def silent(request: Any, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with serve(silent) as server, HttpClients(Slow()) as clients:
+        failed = await failure({"url": server.url}, through=clients, call=call_of(0.3))
+    assert "no complete answer within 0.1 s" in failed.message
+
+
 # Stepwell's own services
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -59,18 +60,24 @@ class HttpClients:
 
     async def send(self, request: HttpRequest, *, seconds: float, max_bytes: int) -> HttpResponse:
         """Send one request under the policy of its namespace, as the protocol says."""
-        entry = await self._entry(await self._policy(request.namespace))
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        entry = await self._entry(await self._policy(request.namespace, seconds))
         entry.users += 1
         try:
-            return await entry.client.send(request, seconds=seconds, max_bytes=max_bytes)
+            return await entry.client.send(request, seconds=deadline - clock(), max_bytes=max_bytes)
         finally:
             entry.users -= 1
             if len(self._entries) > MAX_IDLE:
                 await self._close_one()
 
-    async def _policy(self, namespace: str) -> AddressPolicy:
+    async def _policy(self, namespace: str, seconds: float) -> AddressPolicy:
         try:
-            return await self._allowances.policy(namespace)
+            async with asyncio.timeout(seconds):
+                return await self._allowances.policy(namespace)
+        except TimeoutError as exc:
+            message = f"what the namespace {namespace} is allowed was not found out within {seconds:g} s"
+            raise StepFailure("AllowancesUnavailable", message, kind="Network", sent=False) from exc
         except UnavailableError as exc:
             message = f"what the namespace {namespace} is allowed cannot be found out: {exc}"
             raise StepFailure("AllowancesUnavailable", message, kind="Network", sent=False) from exc
