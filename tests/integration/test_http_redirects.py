@@ -28,20 +28,28 @@ async def test_a_redirect_is_not_followed_by_default() -> None:
     ("status", "method", "then", "body"),
     [
         ("301 Moved", "POST", "GET", b""),
+        ("301 Moved", "DELETE", "DELETE", b'{"a":1}'),
         ("302 Found", "POST", "GET", b""),
         ("302 Found", "PUT", "PUT", b'{"a":1}'),
+        ("302 Found", "PATCH", "PATCH", b'{"a":1}'),
         ("303 See Other", "PUT", "GET", b""),
+        ("303 See Other", "POST", "GET", b""),
+        ("303 See Other", "HEAD", "HEAD", b'{"a":1}'),
         ("307 Temporary", "POST", "POST", b'{"a":1}'),
+        ("307 Temporary", "GET", "GET", b'{"a":1}'),
         ("308 Permanent", "POST", "POST", b'{"a":1}'),
+        ("308 Permanent", "OPTIONS", "OPTIONS", b'{"a":1}'),
     ],
 )
 async def test_a_redirect_within_the_origin(status: str, method: str, then: str, body: bytes) -> None:
     async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(redirect("sub/next?q=1#f", status) if request.target == "/a/b" else json_response("1"))
+        whole = redirect("sub/next?q=1#f", status) if request.target == "/a/b" else json_response("1")
+        head, _, rest = whole.partition(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n" + (b"" if request.line.startswith("HEAD") else rest))
 
     async with serve(answer) as server:
         spec = {"url": f"{server.url}/a/b", "method": method, "body": {"a": 1}, "headers": {"Authorization": "x"}}
-        assert (await perform({**spec, "followRedirects": True})).output == 1
+        assert (await perform({**spec, "followRedirects": True})).output == (None if then == "HEAD" else 1)
         second = server.requests[1]
     assert second.line == f"{then} /a/sub/next?q=1 HTTP/1.1"
     assert second.body == body
@@ -113,3 +121,26 @@ async def test_the_timeout_spans_the_redirects() -> None:
     await action.perform(action.render(None, context), call_of(10), context)
     first, second = redirecting.given
     assert second < first <= 10
+
+
+async def test_a_redirect_that_does_not_end_takes_the_timeout() -> None:
+    async def half(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"ab", "Location: /next", status="302 Found", length=10))
+
+    async with serve(half) as server:
+        failed = await failure({"url": server.url, "followRedirects": True}, call=call_of(0.2))
+        assert len(server.requests) == 1
+    assert (failed.reason, failed.sent) == ("Timeout", True)
+    assert failed.message == f"GET {server.url}: no complete answer within 0.2 s"
+
+
+async def test_a_timeout_behind_a_redirect_says_whose_time_it_was() -> None:
+    async def silent(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/":
+            writer.write(redirect("/next"))
+
+    async with serve(silent) as server:
+        failed = await failure({"url": f"{server.url}/", "method": "POST", "followRedirects": True}, call=call_of(0.3))
+    assert (failed.reason, failed.sent) == ("Timeout", True)
+    assert failed.message.startswith(f"GET {server.url}/next: no complete answer within 0.")
+    assert failed.message.endswith(" s, which is what the requests before it had left of the timeout")

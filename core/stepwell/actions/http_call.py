@@ -114,6 +114,8 @@ class _Calling:
             response = await self._send(request, credentials, deadline - clock(), again=followed > 0)
             if not self._follow or response.status not in STATUSES or self._expectation.takes(response.status):
                 return request, response
+            if response.failure is not None and response.failure.kind == "Timeout":
+                raise _named(response.failure, request, credentials.mask)
             request = follow(request, response, followed, credentials.mask)
             credentials = credentials.leave(request)
             followed += 1
@@ -128,6 +130,8 @@ class _Calling:
             return await self._client.send(signed, seconds=seconds, max_bytes=self._max_bytes)
         except StepFailure as failure:
             failure.sent = failure.sent or again
+            if again and failure.kind == "Timeout":
+                failure.message += ", which is what the requests before it had left of the timeout"
             raise _named(failure, request, credentials.mask) from failure.__cause__
 
 
