@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.message import Message
 from email.utils import parsedate_to_datetime
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import TYPE_CHECKING
 
 from stepwell.domain.documents import JsonObject, JsonValue, check, loads
@@ -34,9 +35,12 @@ _PRIVATE = frozenset(
     }
 )
 _JSON = re.compile(r"(?:application|text)/(?:[a-z0-9.+_-]+\+)?json\Z")
-_SLOW_CODECS = frozenset(
-    {"idna", "punycode", "unicode_escape", "unicode-escape", "raw_unicode_escape", "utf-7", "utf7"}
+_CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s";]*)""", re.IGNORECASE)
+_NOT_TEXT = frozenset(
+    {"base64_codec", "bz2_codec", "hex_codec", "mbcs", "quopri_codec", "rot_13", "utf_7", "uu_codec", "zlib_codec"}
 )
+_CODECS = (frozenset(aliases.values()) | {"cp874", "koi8_u", "utf_8_sig"}) - _NOT_TEXT
+"""Python's codecs that are charsets. Its ``punycode`` would hold up the process for a minute with a long text."""
 _NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
 
 
@@ -118,11 +122,7 @@ def _excerpt(response: HttpResponse, mask: Mask) -> str:
 
 def _readable_body(body: bytes, response: HttpResponse) -> str:
     _, charset = _content_type(response.header("content-type"))
-    try:
-        text = body.decode("utf-8" if charset in _SLOW_CODECS else charset or "utf-8", "replace")
-    except LookupError:
-        text = body.decode("utf-8", "replace")
-    return text.replace("\0", "")
+    return body.decode(_codec(charset) or "utf-8", "replace").replace("\0", "")
 
 
 def retry_after(response: HttpResponse, now: datetime | None = None) -> float | None:
@@ -154,13 +154,19 @@ def _date(text: str) -> datetime | None:
 
 
 def _content_type(header: str | None) -> tuple[str, str]:
+    """The media type and the charset, in lower case."""
     if not header:
         return "", ""
-    if ";" not in header:
-        return header.strip().lower(), ""
-    message = Message()
-    message["content-type"] = readable(header)
-    return message.get_content_type().lower(), str(message.get_content_charset("") or "")
+    media_type, _, _ = header.partition(";")
+    charset = _CHARSET.search(header)
+    return media_type.strip().lower(), charset[1].lower() if charset else ""
+
+
+def _codec(charset: str) -> str | None:
+    """Python's name of a charset, in any spelling that it takes (``-Latin_1`` is ``latin_1``); None where it has none."""
+    name = normalize_encoding(charset or "utf-8").lower()
+    name = aliases.get(name, name)
+    return name if name in _CODECS else None
 
 
 def _json(body: bytes, charset: str, max_bytes: int) -> JsonValue:
@@ -170,16 +176,14 @@ def _json(body: bytes, charset: str, max_bytes: int) -> JsonValue:
 
 
 def _text(body: bytes, charset: str) -> str:
-    name = charset or "utf-8"
+    codec = _codec(charset)
+    if codec is None:
+        message = f"the response body is text in {readable(charset)[:40]!r}, which Stepwell does not read"
+        raise DocumentError(message)
     try:
-        if name in _SLOW_CODECS:
-            raise LookupError(name)
-        text = body.decode(name)
-    except LookupError as exc:
-        message = f"the response body is text in {name[:40]!r}, which Stepwell does not read"
-        raise DocumentError(message) from exc
+        text = body.decode(codec)
     except UnicodeError as exc:
-        message = f"the response body is not {name} text (Stepwell keeps JSON and text, not binary data)"
+        message = f"the response body is not {readable(charset)[:40] or 'utf-8'} text (Stepwell keeps JSON and text, not binary data)"
         raise DocumentError(message) from exc
     check(text, what="the response body")
     return text.removeprefix("\ufeff")

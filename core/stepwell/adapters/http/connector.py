@@ -13,12 +13,15 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from stepwell.adapters.http.guard import ALLOWABLE, AddressPolicy, refusal
+from stepwell.adapters.http.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
@@ -64,6 +67,7 @@ class MarkingConnector(TCPConnector):
         super().__init__(
             ttl_dns_cache=DNS_CACHE_SECONDS, keepalive_timeout=IDLE_SECONDS, limit=MAX_CONNECTIONS, **options
         )
+        self._factory = partial[ResponseHandler](BoundedProtocol, loop=self._loop)
 
     async def connect(
         self,

@@ -16,7 +16,7 @@ from stepwell.adapters.http.connector import AddressRefusedError
 from stepwell.domain.retry import StepFailure
 
 _ASYNCIO_SAYS = "Connect call failed"  # and a Python tuple, instead of why
-_QUOTED = re.compile(r"[:'\"\n]|\bb'")
+_QUOTED = re.compile(r"""[:"\n]|\bb'|(?<!\w)'|'(?!t\b)""")  # not the apostrophe of "can't"
 
 
 def failure_of(exc: BaseException, seconds: float, *, sent: bool) -> StepFailure:
