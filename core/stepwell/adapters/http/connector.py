@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
 
 from stepwell.adapters.http.guard import ALLOWABLE, AddressPolicy, refusal
 from stepwell.adapters.http.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import AddrInfoType, Connection
     from aiohttp.tracing import Trace
 
@@ -67,7 +67,7 @@ class MarkingConnector(TCPConnector):
         super().__init__(
             ttl_dns_cache=DNS_CACHE_SECONDS, keepalive_timeout=IDLE_SECONDS, limit=MAX_CONNECTIONS, **options
         )
-        self._factory = partial[ResponseHandler](BoundedProtocol, loop=self._loop)
+        self._factory = partial(_protocol, loop=self._loop)
 
     async def connect(
         self,
@@ -96,6 +96,10 @@ class MarkingConnector(TCPConnector):
     async def _system_lookup(self, host: str, port: int) -> list[str]:
         # A pool of our own: uvloop resolves in four threads that the whole process shares.
         return await asyncio.get_running_loop().run_in_executor(self._lookups, _getaddrinfo, host, port)
+
+
+def _protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return BoundedProtocol(loop)
 
 
 class GuardedConnector(MarkingConnector):
