@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepwell.domain.errors import StepwellError
 from stepwell_gateway.problems import RETRY_AFTER, Problem
@@ -15,9 +16,30 @@ if TYPE_CHECKING:
 MAX_BODY = 1 << 20  # bytes of one request
 MAX_HELD = 128 << 20  # bytes of all requests that are being read or answered
 
+T = TypeVar("T")
+
 
 class DisconnectedError(StepwellError):
-    """The client went away before it had sent its request."""
+    """The client went away before it had sent its request, or while it waited for the answer."""
+
+
+async def while_connected(waiting: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """What ``waiting`` gives, for a request that was read whole. Raises DisconnectedError once the client has gone away."""
+    work, gone = asyncio.ensure_future(waiting), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise DisconnectedError
+        return work.result()
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Bodies:
@@ -52,8 +74,10 @@ class Bodies:
 
     def _check_length(self, scope: Scope) -> None:
         for name, value in scope["headers"]:
-            if name == b"content-length" and len(value) < 20 and int(value) > self._limit:
-                raise self._too_large()
+            if name == b"content-length":
+                digits = value.lstrip(b"0") or b"0"
+                if len(digits) > 9 or int(digits) > self._limit:
+                    raise self._too_large()
 
     def _check(self, size: int) -> None:
         if size > self._limit:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from stepwell_gateway.problems import MEDIA_TYPE, Problem
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 16 << 10  # bytes of the request line and all headers
 MAX_HEADERS = 100
+MAX_AHEAD = 32  # requests that a client may send before it has the answer to the first of them
 HEAD_TIME = 10.0  # seconds that a request's head may take to arrive, from its first byte or the connection's start
 REQUEST_TIME = 30.0  # seconds that the whole request may take
 READ_TIME = 30.0  # seconds that a client may leave an answer unread
@@ -43,6 +44,8 @@ class Connection(HttpToolsProtocol):
         self._head = 0  # bytes since the head began; -1: it is complete
         self._receiving: float | None = None  # since when a request is arriving
         self._unread: float | None = None  # since when the client reads nothing
+        self._ahead: list[RequestResponseCycle] = []  # where several came at once: those that may not be answered yet
+        self._last = False  # whether the answers that are due are the last ones, and what still comes is not read
 
     # -- what the transport tells -------------------------------------------------------------------------------------
 
@@ -53,15 +56,29 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.gate.most:
             self._refuse(Problem(503, "there are too many connections", headers={"Retry-After": "1"}))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol. All requests hear of it, not the last one alone."""
+        super().connection_lost(exc)
+        for cycle in self._ahead:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self.transport.is_closing():
+        if self._last or self.transport.is_closing():
             return
         if self._receiving is None:
             self._receiving, self._head = self.loop.time(), 0
         if self._head >= 0:
             self._head += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                self._decline(data[offer.args[0] :])
+        except HttpParserError:
+            self._refuse(_NO_HTTP)
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self._refuse(_LARGE_HEAD)
 
@@ -85,19 +102,61 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
+        if self._offers_upgrade():
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
             self._refuse(_LARGE_HEAD)
             raise HttpParserError
+        if len(self.pipeline) >= MAX_AHEAD:  # each answer makes room for another read, which may bring thousands
+            self._refuse(_TOO_MANY)
+            raise HttpParserError
         self._head = -1
+        before = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self._ahead = [cycle for cycle in (*self._ahead, before) if not cycle.response_complete]
         if self.gate.draining:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """All of it is there."""
+        if self._offers_upgrade():
+            return
         super().on_message_complete()
         self._receiving = None
+
+    # -- offers to speak another protocol ------------------------------------------------------------------------------
+
+    def _offers_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _decline(self, rest: bytes) -> None:
+        """Read the request again without the offer; ``rest`` is what stands behind its head.
+
+        Clients offer h2c with ordinary requests (Java's with each POST), and the parser takes a body that follows an offer for
+        the other protocol.
+        """
+        while True:
+            data = self._head_without_offer() + rest
+            self.parser = HttpRequestParser(self)
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:  # of the next request, which came at once
+                rest = data[offer.args[0] :]
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [word for word in value.lower().split(b",") if word.strip() in {b"close", b"keep-alive"}]
+                lines += [b"connection: " + b",".join(kept)] if kept else []
+            elif name not in {b"upgrade", b"http2-settings"}:
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     # -- refusals -----------------------------------------------------------------------------------------------------
 
@@ -117,17 +176,16 @@ class Connection(HttpToolsProtocol):
             if took > REQUEST_TIME or (self._head >= 0 and took > HEAD_TIME):
                 self._refuse(_SLOW)
 
-    def send_400_response(self, msg: str) -> None:
-        """What could not be parsed."""
-        if not self.transport.is_closing():
-            self._refuse(Problem(400, msg))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Anybody can send an upgrade; the log is not theirs to fill."""
-
     def _refuse(self, problem: Problem) -> None:
-        """Say so, unless an answer is under way, and close."""
-        if self._is_free() or not self.cycle.response_started:
+        """Say so and close. No refusal stands in the place of an answer to another request: whole ones that came before on
+        this connection are answered first, and then it is closed without a word.
+        """
+        if self.transport.is_closing():
+            return
+        if not self._is_free() and not self.cycle.more_body:
+            self._last, self.cycle.keep_alive = True, False
+            return
+        if self._is_free() or not (self.cycle.response_started or self.pipeline):
             self.transport.write(_raw(problem))
         self.transport.close()
 
@@ -152,4 +210,6 @@ def _raw(problem: Problem) -> bytes:
 
 
 _LARGE_HEAD = Problem(431, f"the head of a request may have {MAX_HEAD:,} bytes and {MAX_HEADERS} headers")
+_TOO_MANY = Problem(429, f"send at most {MAX_AHEAD} requests before the first is answered")
 _SLOW = Problem(408, "the request took too long to arrive")
+_NO_HTTP = Problem(400, "this is no HTTP request")

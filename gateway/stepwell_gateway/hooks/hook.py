@@ -19,6 +19,7 @@ from stepwell.engine.intake import Start, SuspendedError
 from stepwell.engine.ports import Accepted
 from stepwell.engine.rates import Limit
 from stepwell.metrics.gateway import UNKNOWN
+from stepwell_gateway.bodies import DisconnectedError, while_connected
 from stepwell_gateway.hooks import answers, cloudevents, vendors
 from stepwell_gateway.hooks.auth import NOWHERE, Authentication, Place
 from stepwell_gateway.hooks.content import reader_of
@@ -71,6 +72,8 @@ class Hook:
         call = Call(time.perf_counter())
         try:
             response = await self._answer(scope, receive, call)
+        except DisconnectedError:
+            raise
         except StepwellError as exc:
             problem = problem_of(exc)
             if problem is None:
@@ -91,7 +94,7 @@ class Hook:
                 raise answers.UNAUTHORIZED
             call.labels = self._context.metrics.workflow(hook.active.workflow_id, hook.namespace, hook.workflow)
             outcome = await self._start(hook, delivery, call.labels)
-        return await self._respond(hook, outcome, call) if isinstance(outcome, Accepted) else outcome
+        return await self._respond(hook, outcome, call, receive) if isinstance(outcome, Accepted) else outcome
 
     async def _find(self, namespace: str, workflow: str, trigger: str) -> Found | None:
         if not (_NAME.match(namespace) and _NAME.match(workflow)):
@@ -155,11 +158,11 @@ class Hook:
             self._context.quotas.started(start.namespace)
         return accepted
 
-    async def _respond(self, hook: Found, accepted: Accepted, call: Call) -> Response:
+    async def _respond(self, hook: Found, accepted: Accepted, call: Call, receive: Receive) -> Response:
         self._context.metrics.accepted(time.perf_counter() - call.began)
         if hook.webhook.respond is not None:
-            waiting = hook.webhook.respond.wait
-            outcome = await self._context.outcomes.wait(accepted.id, waiting, self._context.stopping)
+            waiting = self._context.outcomes.wait(accepted.id, hook.webhook.respond.wait, self._context.stopping)
+            outcome = await while_connected(waiting, receive)
             if outcome is not None:
                 return answers.ended(hook.namespace, accepted.id, outcome)
         if not accepted.repeated:
