@@ -257,9 +257,18 @@ def test_an_input_that_does_not_fit_ends_with_what_the_schema_says(world: World)
 
 
 def test_an_input_over_64_kib_is_refused(world: World) -> None:
-    status = world.finished(world.create("quick", input={"n": 1, "text": "x" * (64 * 1024)}))
+    room = 64 * 1024 - len('{"n":1,"text":""}')
+    fits, over = [world.create("quick", input={"n": 1, "text": "x" * size}) for size in (room, room + 1)]
+    assert reason(world.finished(fits)) == ("True", "Succeeded")
+    status = world.finished(over)
     assert reason(status) == ("False", "InvalidInput")
-    assert "at most 65536" in status["message"]
+    assert status["message"].startswith("spec.input has 65537 bytes; at most 65536")
+
+
+def test_an_input_that_cannot_be_stored_says_why(world: World) -> None:
+    status = world.finished(world.create("quick", input={"n": 1, "text": "a\0b"}))
+    assert reason(status) == ("False", "InvalidInput")
+    assert status["message"].startswith("spec.input holds a NUL character")
 
 
 def test_a_workflow_that_comes_a_moment_later_is_waited_for(world: World) -> None:
@@ -280,7 +289,8 @@ def test_a_workflow_that_does_not_come_ends_the_wait(world: World, monkeypatch: 
     name = world.create("never")
     status = world.finished(name)
     assert reason(status) == ("False", "WorkflowNotFound")
-    assert status["message"] == "there is no workflow default/never"
+    why = "there is no workflow default/never whose spec was ever valid (kubectl describe swf never)"
+    assert status["message"] == why
     assert world.writes.count(name) <= 2
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
+from stepwell.domain.documents import check
 from stepwell.domain.errors import (
     DataRefusedError,
     DocumentError,
@@ -132,21 +133,22 @@ class RunActs:
             track.gone = True
             return SHORTEST
         except StepwellError as exc:
-            self._hindered(track, exc)
+            self._hindered(track, obj, exc)
             return RETRY
         crashpoint("run_object_after_commit")
         track.has_run()
         return SHORTEST
 
-    def _hindered(self, track: Track, exc: StepwellError) -> None:
+    def _hindered(self, track: Track, obj: RunObject, exc: StepwellError) -> None:
         """Note why there is no run yet, or never will be."""
         now = self.monotonic()
         track.hindrance = f"not started yet: {exc}"
         if isinstance(exc, NotFoundError):
             track.missing_since = now if track.missing_since is None else track.missing_since
+            why = f"{exc} whose spec was ever valid (kubectl describe swf {obj.workflow})"
             if now - track.missing_since >= GRACE:
-                track.refused = Situation("WorkflowNotFound", str(exc))
-            track.hindrance = f"waits up to {GRACE:g} s for its workflow: {exc}"
+                track.refused = Situation("WorkflowNotFound", why)
+            track.hindrance = f"waits up to {GRACE:g} s for its workflow: {why}"
             return
         track.missing_since = None
         if isinstance(exc, InputError | DocumentError):
@@ -239,8 +241,9 @@ class RunActs:
 
 
 def _start_of(obj: RunObject) -> Start:
-    """Its door is the object's uid. Raises InputError where the input is too large."""
+    """Its door is the object's uid. Raises InputError or DocumentError where the input is too large, or cannot be stored."""
     value = obj.input if obj.input is not None else {}
+    check(value, what="spec.input")
     size = len(orjson.dumps(value))
     if size > MAX_INPUT:
         message = f"spec.input has {size} bytes; at most {MAX_INPUT} are possible. Pass a reference instead"

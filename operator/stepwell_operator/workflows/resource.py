@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -87,7 +87,7 @@ def checked(resource: Resource, actions: Actions) -> NewResource | list[Problem]
     if document is not None:
         problems = validate_documents([document], actions)
     if problems or document is None or not isinstance(document.model, Workflow):
-        return problems
+        return [replace(problem, file=None, line=None) for problem in problems]
     revision = revision_of(*resource.name, document.raw["spec"], document.model.spec)
     return NewResource(revision, resource.uid, resource.digest, resource.cancels)
 
