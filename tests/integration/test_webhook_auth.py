@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,8 @@ from gateways import (
 if TYPE_CHECKING:
     import httpx
     from gateways import Gateway
+
+    from stepwell.domain.secrets import SecretError
 
 SLACK_KEY = b"8f742231b10e8888abcd99yyyzzz85a5"
 SLACK_BODY = (
@@ -147,6 +150,41 @@ async def test_secrets_rotate(database: str, redis_url: str) -> None:
         await running.apply(trigger(both))
         for key, status in ((KEY, 202), (b"the next key", 202), (b"another", 401)):
             assert (await running.post(BODY, headers=github(BODY, key))).status_code == status
+
+
+async def test_a_key_that_is_missing_leaves_the_others(
+    database: str, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While keys are changed one may not be there yet, or not any more: who signs with another is let in."""
+    names = [("hook", "absent"), ("hook", "secret"), ("gone", "secret"), ("hook", "next")]
+    refs = [{"name": name, "key": key} for name, key in names]
+    met: list[tuple[str, str | None]] = []
+
+    class Notes:
+        def met(self, _: str, __: str, name: str, error: SecretError | None) -> None:
+            met.append((name, error and error.reason))
+
+    async with gateway(
+        database, redis_url, EVERYBODY, lambda context: replace(context, notes=Notes())  # type: ignore[arg-type]
+    ) as running:  # fmt: skip
+        await running.apply(trigger({"hmac": {"preset": "GitHub", "secretRefs": refs}}))
+        for key, status in ((KEY, 202), (b"the next key", 202), (b"another", 401)):
+            assert (await running.post(BODY, headers=github(BODY, key))).status_code == status
+        assert met == [("hook", "SecretKeyMissing"), ("gone", "SecretMissing")] * 3, "the status tells of them"
+        await running.apply(trigger({"hmac": {"preset": "GitHub", "secretRefs": [refs[0], refs[2]]}}))
+        assert (await running.post(BODY, headers=github(BODY, KEY))).status_code == 401
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.partition(": ")[0] for text in told] == [
+        "a webhook goes without one of its keys"
+    ] * 2 + ["a webhook answers 401 because of its Secret"]  # fmt: skip
+
+
+async def test_standard_keys_rotate_and_lose_their_line_break(database: str, redis_url: str) -> None:
+    secrets = Secrets(hook={"old": b"whsec_!", "standard": STANDARD_KEY + b"\r\n"})
+    refs = [{"name": "hook", "key": key} for key in ("old", "standard")]
+    async with gateway(database, redis_url, secrets) as running:
+        await running.apply(trigger({"hmac": {"preset": "StandardWebhooks", "secretRefs": refs}}))
+        assert (await running.post(BODY, headers=standard(BODY))).status_code == 202
 
 
 @pytest.mark.parametrize("preset", ["GitHub", "Stripe", "Slack", "StandardWebhooks"])
@@ -342,9 +380,10 @@ async def test_an_unknown_hook_is_the_same_work(database: str, redis_url: str, m
         await running.apply(
             trigger(hmac_of(preset="GitHub")),
             trigger({"bearer": {"secretRef": {"name": "token", "key": "token"}}}, name="bearer"),
+            trigger(hmac_of("absent", preset="GitHub"), name="keyless"),
         )
         body = b"x" * 100_000
-        for path in ("welcome/hook", "welcome/bearer", "absent/hook", "welcome/absent", "-/-"):
+        for path in ("welcome/hook", "welcome/bearer", "welcome/keyless", "absent/hook", "welcome/absent", "-/-"):
             for method in ("POST", "GET"):
                 hashed.clear()
                 assert (await running.post(body, path, method=method)).status_code == 401

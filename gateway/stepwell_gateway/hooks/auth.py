@@ -54,8 +54,8 @@ class Authentication:
         except SecretError as exc:
             if exc.passing:
                 raise UnavailableError(str(exc)) from exc
-            self._complain(place.namespace, exc)
-            admitted = False
+            self._complain("a webhook answers 401 because of its Secret", place.namespace, exc)
+            admitted, auth = False, None
         if not admitted and (auth is None or auth.hmac is None):
             work_in_vain(delivery)
         return admitted
@@ -74,8 +74,30 @@ class Authentication:
         return auth.public is not None
 
     async def _keys(self, place: Place, spec: Hmac) -> list[bytes]:
-        values = [await self._value(place, ref.name, ref.key) for ref in spec.secret_refs]
-        return [_standard_key(value) for value in values] if spec.preset == "StandardWebhooks" else values
+        """Those that are there: while keys are changed, one that is missing must not turn away who signs with another.
+
+        Raises SecretError where none is left, or where one cannot be read right now.
+        """
+        keys: list[bytes] = []
+        met: dict[str, SecretError | None] = {}
+        for ref in spec.secret_refs:
+            try:
+                value = await self._read(place.namespace, ref.name, ref.key)
+                keys.append(_standard_key(value) if spec.preset == "StandardWebhooks" else value)
+            except SecretError as exc:
+                if exc.passing:
+                    raise
+                met[ref.name] = exc
+            else:
+                met.setdefault(ref.name, None)
+        for name, trouble in met.items():
+            self._notes.met(*place, name, trouble)
+        troubles = [trouble for trouble in met.values() if trouble is not None]
+        if not keys:
+            raise troubles[0]
+        for trouble in troubles:
+            self._complain("a webhook goes without one of its keys", place.namespace, trouble)
+        return keys
 
     async def _value(self, place: Place, name: str, key: str) -> bytes:
         """A value that was noted to be there. Raises SecretError."""
@@ -96,15 +118,15 @@ class Authentication:
             raise SecretError("SecretInvalid", message)
         return value
 
-    def _complain(self, namespace: str, error: SecretError) -> None:
+    def _complain(self, what: str, namespace: str, error: SecretError) -> None:
         """The sender learns nothing of it, so that the log has to tell; once a minute, whoever knocks."""
-        now, text = time.monotonic(), f"{namespace}: {error}"
+        now, text = time.monotonic(), f"{what}: {namespace}: {error}"
         if now - self._told.get(text, -TOLD) < TOLD:
             return
         if len(self._told) >= MAX_TOLD:
             self._told.clear()
         self._told[text] = now
-        log.warning("a webhook answers 401 because of its Secret: %s", error, extra={"namespace": namespace})
+        log.warning("%s: %s", what, error, extra={"namespace": namespace})
 
 
 def _standard_key(value: bytes) -> bytes:
