@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from stepwell.adapters.postgres.history_store import checked_id
 from stepwell.domain.errors import UsageError
@@ -34,7 +35,7 @@ def trigger(
 
     async def work(_: Interrupts) -> int:
         async with gateway(where) as client:
-            _print_reference(await client.post(f"/workflows/{workflow}/runs", body, key), json=json)
+            _print_reference(await client.post(f"/workflows/{quote(workflow, safe='')}/runs", body, key), json=json)
         return 0
 
     return run_interruptible(work)
@@ -64,7 +65,7 @@ def decide(
 
     async def work(_: Interrupts) -> int:
         async with gateway(where) as client:
-            answer = await client.post(f"/runs/{checked_id(run_id)}/steps/{step}:{word}", body)
+            answer = await client.post(f"/runs/{checked_id(run_id)}/steps/{quote(step, safe='')}:{word}", body)
         if json:
             print_json(answer)
         else:

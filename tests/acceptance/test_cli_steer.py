@@ -117,10 +117,11 @@ def test_a_run_is_started_followed_and_shown(dev: Running) -> None:
 
 
 def test_a_key_leads_to_one_run(dev: Running) -> None:
-    first = dev.started("sum", "--key", "k", "-i", '{"a": 1}')
-    done = dev.ended("trigger", "sum", "-n", "shop", "--key", "k", "-i", '{"a": 2}')
-    assert done.stdout.strip() == first
-    assert "the key was used before, with another request" in done.stderr
+    for key in ("k", "à la carte"):
+        first = dev.started("sum", "--key", key, "-i", '{"a": 1}')
+        done = dev.ended("trigger", "sum", "-n", "shop", "--key", key, "-i", '{"a": 2}')
+        assert done.stdout.strip() == first
+        assert "the key was used before, with another request" in done.stderr
 
 
 def test_a_failed_run_is_retried_and_run_again(dev: Running) -> None:
@@ -167,18 +168,28 @@ def test_what_a_run_waits_for_is_approved_or_rejected(dev: Running) -> None:
         (["trigger", "sum", "-n", "shop", "--priority", "Urgent"], 2, "it is one of Low, Normal, High"),
         (["trigger", "sum", "-n", "shop"], 2, "the gateway answered 400"),
         (["trigger", "nothing", "-n", "shop"], 2, "the gateway answered 404: there is no workflow shop/nothing"),
+        (["trigger", "sum?a=1#b", "-n", "shop"], 2, "the gateway answered 404: nothing has a name like the one"),
+        (["trigger", "x/../sum", "-n", "shop"], 2, "the gateway answered 404"),
+        (["trigger", "sum", "-n", "shop/x"], 2, "the gateway answered 404"),
+        (["trigger", "sum", "-n", "shop", "--key", ""], 2, "--key: a key has 1 to 256 bytes"),
+        (["trigger", "sum", "-n", "shop", "--key", "a\nb"], 2, "--key: a key has 1 to 256 bytes"),
+        (["trigger", "sum", "-n", "shop", "--key", "é" * 129], 2, "--key: a key has 1 to 256 bytes"),
+        (["runs", "list", "--server", "http://x:port"], 2, "--server http://x:port: write an address"),
+        (["runs", "list", "--server", "http://"], 2, "--server http://: write an address"),
         (["runs", "cancel", "nonsense"], 2, "there is no run nonsense"),
         (["runs", "list", "--server", "http://127.0.0.1:1"], 2, "set STEPWELL_TOKEN"),
     ],
 )
 def test_what_cannot_be_done_is_said(dev: Running, arguments: list[str], code: int, message: str) -> None:
-    done = dev.ended(*arguments)
+    done = dev.ended(*arguments, **({"STEPWELL_TOKEN": "t"} if "address" in message else {}))
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
 
 
 def test_a_gateway_that_is_away_and_a_token_that_is_wrong(dev: Running) -> None:
     away = dev.ended("runs", "list", "--server", "http://127.0.0.1:1", STEPWELL_TOKEN="t")
     assert (away.returncode, "http://127.0.0.1:1/ cannot be reached" in away.stderr) == (3, True), away.stderr
+    odd = dev.ended("runs", "list", "--server", dev.address, STEPWELL_TOKEN="tökén")
+    assert (odd.returncode, "a character that no token has" in odd.stderr, "ö" in odd.stderr) == (2, True, False)
     wrong = dev.ended("runs", "list", "--server", dev.address, STEPWELL_TOKEN="t")
     assert (wrong.returncode, "the gateway answered 401" in wrong.stderr) == (2, True)
 

@@ -31,7 +31,8 @@ async def test_what_waits_is_listed_and_decided_once(database: str, redis_url: s
 async def test_a_step_that_asks_nothing_and_a_run_that_is_over(database: str, redis_url: str) -> None:
     async with api(database, redis_url) as a:
         run = await a.asked()
-        assert (await a.post(f"/runs/{run}/steps/other:approve")).status_code == 404
+        for step in ("other", "%00", "a%20b", "x" * 64):
+            assert (await a.post(f"/runs/{run}/steps/{step}:approve")).status_code == 404, step
         assert (await a.post(f"/runs/{run}:cancel")).status_code == 202
         over = await a.post(f"/runs/{run}/steps/ask:reject")
         assert (over.status_code, "is over" in over.json()["detail"]) == (409, True)

@@ -57,6 +57,22 @@ async def test_a_key_leads_to_the_first_run(database: str, redis_url: str) -> No
             assert (await a.post(START, headers={"idempotency-key": bad})).status_code == 400, bad
 
 
+async def test_a_key_is_up_to_256_bytes_of_utf_8(database: str, redis_url: str) -> None:
+    async with api(database, redis_url) as a:
+        for key, status in (
+            (b"x" * 256, 202),
+            ("é".encode() * 128, 202),
+            ("à la carte".encode(), 202),
+            ("à la carte".encode(), 200),
+            ("é".encode() * 128 + b"x", 400),
+            (b"\xff", 400),
+            ("a\u2028b".encode(), 400),
+        ):
+            answer = await a.post(START, headers={"idempotency-key": key})
+            assert answer.status_code == status, key
+        assert ("à la carte",) in a.gateway.rows("SELECT key FROM idempotency_keys")
+
+
 WRONG_BODIES = [
     (400, b'{"input": {"n": "seven"}}', "n"),
     (400, b'{"inputs": {}}', "inputs: there is no such field"),
@@ -85,6 +101,8 @@ async def test_other_refusals_of_a_start(database: str, redis_url: str) -> None:
         assert (await a.post("/workflows/none/runs")).status_code == 404
         plain = await a.call("POST", START, content=b"{}", headers={"content-type": "text/plain"})
         assert plain.status_code == 415
+        packed = await a.call("POST", START, json={}, headers={"content-encoding": "gzip"})
+        assert (packed.status_code, "Content-Encoding" in packed.json()["detail"]) == (415, True)
         large = await a.call(
             "POST", START, content=b" " * (1 << 20) + b"{}", headers={"content-type": "application/json"}
         )

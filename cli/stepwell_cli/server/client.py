@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import orjson
 
-from stepwell.domain.errors import StepwellError, UnavailableError
+from stepwell.domain.errors import StepwellError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -20,7 +22,10 @@ TIMEOUT = 30.0  # seconds
 TRIES = 4  # of a call that may be repeated
 PAUSE = 0.5  # seconds before the first repetition, doubled by each
 LONGEST = 5.0  # seconds that a gateway's Retry-After is obeyed
+MAX_KEY = 256  # bytes
 BUSY = frozenset({429, 502, 503, 504})
+
+_TOKEN = re.compile("[!-~]+")  # visible ASCII
 
 
 class RefusedError(StepwellError):
@@ -61,7 +66,8 @@ class Client:
 
     async def post(self, path: str, body: Mapping[str, object] | None = None, key: str | None = None) -> dict[str, Any]:
         """What a call that writes answers. It is repeated where its answer was lost: its key makes that safe."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key or str(uuid.uuid4())}
+        sent = str(uuid.uuid4()) if key is None else _checked_key(key)
+        headers = {"Content-Type": b"application/json", "Idempotency-Key": sent.encode()}
         return _document(await self._call("POST", path, content=orjson.dumps(body or {}), headers=headers))
 
     async def events(self, run_id: str) -> AsyncIterator[Event]:
@@ -113,15 +119,24 @@ class Client:
         raise _refusal(response)
 
     def _path(self, path: str) -> str:
-        return f"/api/v1/namespaces/{self.namespace}{path}"
+        return f"/api/v1/namespaces/{quote(self.namespace, safe='')}{path}"
 
 
 @asynccontextmanager
 async def connected(server: Server, namespace: str | None = None) -> AsyncIterator[Client]:
-    """A client for the block."""
+    """A client for the block. Raises UsageError for a token that nobody can have."""
+    if not _TOKEN.fullmatch(server.token):
+        raise UsageError("the bearer token holds a character that no token has; is it the right file or variable?")
     headers = {"Authorization": f"Bearer {server.token}", "Accept": "application/json"}
     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=TIMEOUT) as http:
         yield Client(http, namespace or server.namespace)
+
+
+def _checked_key(key: str) -> str:
+    if not 0 < len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY or not key.isprintable() or key != key.strip():
+        message = f"--key: a key has 1 to {MAX_KEY} bytes of printable text, without space around it"
+        raise UsageError(message)
+    return key
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:

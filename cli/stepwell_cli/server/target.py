@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+
 from stepwell.domain.errors import UsageError
 from stepwell_cli.console import say
 from stepwell_cli.dev.folder import find
@@ -49,10 +51,18 @@ def _told(url: str) -> Server:
     if not token:
         message = f"set STEPWELL_TOKEN to a bearer token that {url} knows, such as `kubectl create token NAME` prints"
         raise UsageError(message)
-    if not url.startswith(("http://", "https://")):
-        message = f"--server {url}: an address begins with http:// or https://"
+    if not _is_address(url):
+        message = f"--server {url}: write an address such as https://stepwell.example.com or http://127.0.0.1:8080"
         raise UsageError(message)
     return Server(url.rstrip("/"), token)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        found = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return found.scheme in {"http", "https"} and bool(found.host) and not found.query and not found.fragment
 
 
 def _kubeconfig() -> bool:

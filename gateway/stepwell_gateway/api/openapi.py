@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from stepwell.version import VERSION
 from stepwell_gateway.api.models import ProblemDocument
-from stepwell_gateway.api.queries import NAME, NAMESPACE
+from stepwell_gateway.api.queries import NAME, NAMESPACE, STEP
 from stepwell_gateway.api.table import MAX_KEY, PREFIX, Endpoint
 from stepwell_gateway.problems import MEDIA_TYPE
 
@@ -35,7 +35,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "namespace": {"type": "string", "pattern": NAMESPACE},
     "name": {"type": "string", "pattern": NAME},
     "run": {"type": "string", "format": "uuid"},
-    "step": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"},
+    "step": {"type": "string", "pattern": STEP},
 }
 
 

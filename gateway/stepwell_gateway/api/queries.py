@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_CURSOR = 600
 NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 NAMESPACE = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+STEP = r"^[a-z][a-z0-9_]{0,62}$"
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -17,7 +17,7 @@ from stepwell.domain.documents import JsonValue, loads
 from stepwell.domain.errors import NotFoundError
 from stepwell_gateway.api.caller import Caller, identified
 from stepwell_gateway.api.models import Document, NoBody
-from stepwell_gateway.api.queries import NAME, NAMESPACE, NoQuery, Query, parsed, problems
+from stepwell_gateway.api.queries import NAME, NAMESPACE, STEP, NoQuery, Query, parsed, problems
 from stepwell_gateway.api.rules import Rule
 from stepwell_gateway.problems import Problem
 
@@ -55,14 +55,18 @@ class Call:
     @property
     def key(self) -> str | None:
         """The idempotency key. Raises Problem 400."""
-        given = self.request.headers.getlist("idempotency-key")
+        given = [value for name, value in self.request.scope["headers"] if name == b"idempotency-key"]
         if not given:
             return None
-        if len(given) > 1 or not given[0] or len(given[0].encode()) > MAX_KEY:
+        if len(given) > 1 or not 0 < len(given[0]) <= MAX_KEY:
             raise Problem(400, f"Idempotency-Key: one of 1 to {MAX_KEY} bytes")
-        if not given[0].isprintable():
+        try:
+            key: str = given[0].decode()
+        except UnicodeDecodeError:
+            raise Problem(400, "Idempotency-Key: it is not UTF-8") from None
+        if not key.isprintable():
             raise Problem(400, "Idempotency-Key: it holds a character that is not printable")
-        return given[0]
+        return key
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -125,10 +129,11 @@ async def _guarded(endpoint: Endpoint, room: Room, request: Request) -> Response
 
 
 def _names(params: Mapping[str, str]) -> tuple[str, str]:
-    """Namespace and workflow of the path. Nothing has a name that Kubernetes would not take."""
+    """Namespace and workflow of the path. Nothing has a name that Kubernetes would not take, no step one that we would not."""
     namespace, workflow = params["namespace"], params.get("name", "")
-    if not re.fullmatch(NAMESPACE, namespace) or (workflow and not re.fullmatch(NAME, workflow)):
-        raise Problem(404)
+    known = re.fullmatch(NAMESPACE, namespace) and (not workflow or re.fullmatch(NAME, workflow))
+    if not known or not re.fullmatch(STEP, params.get("step", "step")):
+        raise Problem(404, "nothing has a name like the one in the path")
     return namespace, workflow
 
 
@@ -149,6 +154,8 @@ async def _body(endpoint: Endpoint, room: Room, request: Request) -> Document | 
     async with room.bodies.reading(request.scope, request.receive) as raw:
         if not raw.strip():
             return _checked(endpoint.body, {})
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Problem(415, "send the body as it is, without Content-Encoding")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Problem(415, "send the body as application/json")
         return _checked(endpoint.body, loads(raw, what="the body"))
