@@ -327,6 +327,14 @@ def test_secrets_from_a_file_and_beside_the_manifests(light: Dev, receiver: Rece
     dev.start(".", "--secrets", given)
     assert dev.stepwell("run", "flow.yaml").returncode == 0
     assert receiver.tokens[-1] == "Bearer given-by-option"
+    given.write_text(given.read_text().rstrip("}\n"))  # half of a flow map
+    dev.until(r"\.given\.yaml:5: not valid YAML")
+    assert dev.stepwell("run", "flow.yaml").returncode == 0
+    assert receiver.tokens[-1] == "Bearer given-by-option"
+    given.unlink()
+    dev.until("read +default/api +Secret, secret.yaml:1")
+    (dev.folder / "secret.yaml").unlink()
+    dev.until("withdrawn +default/api +Secret, secret.yaml is gone")
     assert "beside-the-manifest" not in dev.said
 
 
@@ -449,7 +457,9 @@ def test_a_port_that_is_taken_is_named(light: Dev) -> None:
 
 def test_a_second_one_is_refused_and_names_the_first(light: Dev) -> None:
     dev = light
+    (dev.folder / "bad.yaml").write_text(pure("bad").replace("steps", "stops"))
     dev.start()
+    dev.until("note +nothing is applied until bad.yaml is sound")
     done = dev.refused("dev")
     assert dev.process
     assert (done.returncode, done.stdout) == (3, "")

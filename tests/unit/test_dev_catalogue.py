@@ -34,7 +34,7 @@ class Folder:
 
     def load(self, name: str, text: str) -> Loaded:
         (self.place / name).write_text(text)
-        return load(str(self.place / name))
+        return load(str(self.place / name), given=name == "given")
 
     def write(self, gone: str = "", **texts: str) -> None:
         loaded = {str(self.place / name): self.load(name, text) for name, text in texts.items()}
@@ -125,6 +125,25 @@ def test_secrets_given_by_option_stand_in_for_others(tmp_path: Path) -> None:
     folder.write(given=SECRET % (LABEL, "given"), a=SECRET % (LABEL, "found"), b=workflows("x"))
     assert folder.bad == []
     assert [d.raw["stringData"] for d in folder.catalogue.documents if d.kind == "Secret"][-1] == {"token": "given"}
+    folder.write(given="a: [1")  # and so does what was read of it last
+    assert folder.bad
+    assert [d.raw["stringData"] for d in folder.catalogue.documents if d.kind == "Secret"][-1] == {"token": "given"}
+
+
+@pytest.mark.parametrize("text", ["a: [1", "kind: Secret\nstringData: {token: x", SECRET % ("", "5")])
+def test_a_file_given_for_its_secrets_is_never_passed_over(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "given.yaml"
+    path.write_text(text)
+    assert load(str(path), given=True).problems
+    assert not load(str(path)).problems
+
+
+def test_a_labelled_secret_that_cannot_be_parsed_is_bad_and_the_last_good_one_counts(folder: Folder) -> None:
+    whole = SECRET % (LABEL, "good")
+    folder.write(a=whole)
+    folder.write(a=whole.rstrip("}\n"))
+    assert folder.bad[0].startswith("a:")
+    assert [d.raw["stringData"] for d in folder.catalogue.documents] == [{"token": "good"}]
 
 
 # -- the plan ------------------------------------------------------------------------------------------------------------

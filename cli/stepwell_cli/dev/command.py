@@ -146,6 +146,8 @@ class System:
         self.report.event("ready", "stepwell dev", text, pid=pid, url=url, seconds=round(took, 3), workflows=number)
         if number:
             text = "`stepwell run FILE` in this folder starts a run here; Ctrl-C ends this"
+        elif bad := sorted(self.manifests.catalogue.bad):
+            text = f"nothing is applied until {' and '.join(bad)} {'is' if len(bad) == 1 else 'are'} sound"
         else:
             text = f"no manifest yet: write one into {paths}, it is applied at once"
         self.report.event("note", "", text)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OURS = re.compile(rf"""^[\s{{"']*apiVersion["']?\s*:\s*["']?{re.escape(GROUP)}/""", re.MULTILINE)
 _SECRET = re.compile(r"""kind["']?\s*:\s*["']?Secret\b""")
+_LABEL = re.compile(rf"""{re.escape(USE_LABEL)}["']?\s*:\s*["']true""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,18 @@ class Loaded:
     problems: tuple[Problem, ...] = ()
 
 
-def load(name: str) -> Loaded:
-    """A file's documents. One problem makes the whole file bad: what it held before goes on to count."""
+def load(name: str, *, given: bool = False) -> Loaded:
+    """A file's documents. One problem makes the whole file bad: what it held before goes on to count.
+
+    All of a file that was ``given`` for its Secrets is meant for us.
+    """
     try:
         text, _ = read_file(name)
     except UsageError as exc:
         return Loaded(problems=(Problem("", str(exc).removeprefix(f"{name}: "), None, name),))
-    if _ours(text):
+    if given or _ours(text):
         return _checked(*read_text(text, name))
-    return _secrets(read_text(text, name)[0]) if _SECRET.search(text) else Loaded()
+    return _secrets(text, *read_text(text, name)) if _SECRET.search(text) else Loaded()
 
 
 def _ours(text: str) -> bool:
@@ -55,6 +59,12 @@ def _ours(text: str) -> bool:
     )
 
 
+def _broken(text: str) -> bool:
+    found: list[Problem] = []
+    parse_text(text, found)
+    return bool(found)
+
+
 def _checked(documents: Sequence[Document], problems: Sequence[Problem]) -> Loaded:
     found = [*problems, *validate_documents(documents, default_actions()), *check_secrets(documents)]
     if found:
@@ -62,8 +72,10 @@ def _checked(documents: Sequence[Document], problems: Sequence[Problem]) -> Load
     return Loaded(tuple(documents))
 
 
-def _secrets(documents: Sequence[Document]) -> Loaded:
+def _secrets(text: str, documents: Sequence[Document], found: Sequence[Problem]) -> Loaded:
     """The Secrets among Kubernetes' own documents. A bad one is somebody else's, unless it carries our label."""
+    if _LABEL.search(text) and _broken(text):
+        return Loaded(problems=tuple(found))
     secrets = [document for document in documents if document.kind == "Secret"]
     problems = [problem for secret in secrets if for_workflows(secret) for problem in check_secrets([secret])]
     if problems:

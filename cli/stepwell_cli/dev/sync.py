@@ -38,7 +38,8 @@ class Manifests:
         self._watch = Watch(lambda: signatures([*secrets, *paths]))
         self._report = report
         self._noted: set[str] = set()
-        self.catalogue = Catalogue(map(str, secrets))
+        self._given = frozenset(map(str, secrets))
+        self.catalogue = Catalogue(self._given)
 
     def read(self) -> Changes:
         """Look once, and take what changed into the catalogue."""
@@ -46,7 +47,7 @@ class Manifests:
         if changes.changed or changes.gone:
             before = self.catalogue.bad
             there = [name for name in sorted(changes.changed) if Path(name).exists()]
-            self.catalogue.update({name: load(name) for name in there}, changes.gone)
+            self.catalogue.update({name: load(name, given=name in self._given) for name in there}, changes.gone)
             self._tell(before, changes)
         return changes
 
@@ -141,6 +142,9 @@ class Sync:
         for name, document in secrets.items():
             if name not in self._read or self._read[name].raw != document.raw:
                 self._report.event("read", name, f"Secret, {document.file}:{document.line}", file=document.file)
+        for name in self._read.keys() - secrets.keys():
+            file = self._read[name].file
+            self._report.event("withdrawn", name, f"Secret, {_lost(file)}", file=file)
         self._read = secrets
 
     async def _carry_out(self, plan: Plan, engine: Engine, store: WorkflowStore) -> None:
