@@ -242,7 +242,7 @@ async def test_a_lost_answer_to_a_commit_doubles_nothing(database: str, key: str
     async with FaultProxy(postgres_address(database)) as proxy, opened(database, through=proxy) as door:
         await door.start()
         before = door.runs()
-        proxy.drop_reply(b"INSERT INTO runs")
+        proxy.drop_reply(b"accept_runs")
         answers = await asyncio.gather(*(door.start(key) for _ in range(10)))
         assert proxy.counts["dropped"] == 1
         expected = 10 if key is None else 1
@@ -267,7 +267,7 @@ async def test_a_lost_answer_is_read_back_though_the_workflow_was_suspended_mean
                 raise
 
         monkeypatch.setattr(door.store, "accept", suspended_in_between)
-        proxy.drop_reply(b"INSERT INTO runs")
+        proxy.drop_reply(b"accept_runs")
         answer = await door.start()
         assert proxy.counts["dropped"] == 1
         assert {answer.id} == door.runs() - before

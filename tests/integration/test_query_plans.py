@@ -8,11 +8,12 @@ because it is there that a plan tips over.
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, LiteralString, cast
 
 import orjson
 import psycopg
@@ -21,7 +22,7 @@ from history import History, Plan, explain_over
 from protocol import SECOND, Side, Stage, ending, progress, staged
 
 from stepwell.adapters.postgres import queries
-from stepwell.adapters.postgres.intake_store import accepting
+from stepwell.adapters.postgres.intake_store import AGAIN, AGAIN_OF_OBJECTS
 from stepwell.adapters.postgres.run_store import claims_set, flush_sets, uuid_array
 from stepwell.domain.ids import uuid7
 from stepwell.domain.states import RunStatus, StepStatus
@@ -230,14 +231,49 @@ def test_maintenance_reads_what_it_changes(world: World, count: int) -> None:
 def test_intake_looks_up_its_workflows_and_matches_no_rows_in_pairs(world: World, keyed: bool) -> None:
     starts = [start(world.history, f"new-{number}" if keyed else None) for number in range(1_000)]
     params = {"runs": orjson.dumps(starts).decode(), "workflows": [world.history.workflow], "keep": "1 day"}
-    plan = world.explain(accepting(keys=keyed, again=False, events=True, objects=False), **params)
+    plan = explain_accept(world, **params)
     assert plan.compared <= 3_000, plan.text
     assert plan.rows("runs") == 0
     assert plan.rows("workflows") <= 10, plan.text
     assert all(rows <= 6_000 for rows in plan.read.values()), plan.text
     ids = [str(row["id"]) for row in starts]
-    again = accepting(keys=keyed, again=True, events=True, objects=True)
-    world.check(world.explain(again, **params, ids=uuid_array(ids)), ids, touches=1)
+    for again in (AGAIN, AGAIN_OF_OBJECTS):
+        world.check(world.explain(again, **params, ids=uuid_array(ids)), ids, touches=1)
+
+
+def explain_accept(world: World, **params: object) -> Plan:
+    """The statement within the function, planned as the function has it planned: for no values."""
+    world.connection.execute("DEALLOCATE ALL")
+    world.connection.execute(f"PREPARE accept (json, bigint[], interval) AS {accept_body(world.connection)}".encode())
+    for setting in ("plan_cache_mode = force_generic_plan", "enable_seqscan = off"):
+        world.connection.execute(f"SET LOCAL {setting}".encode())
+    execute = psycopg.ClientCursor(world.connection).mogrify(
+        "EXECUTE accept (%(runs)s, %(workflows)s, %(keep)s)", params
+    )
+    return world.explain(cast("LiteralString", execute))
+
+
+def accept_body(connection: psycopg.Connection) -> str:
+    """Its parameters by number."""
+    row = connection.execute("SELECT prosrc FROM pg_proc WHERE proname = 'accept_runs'").fetchone()
+    assert row is not None
+    body = re.search(r"RETURN QUERY\n(.*);\nEND", row[0], re.DOTALL)
+    assert body is not None
+    text: str = body[1]
+    for number, name in enumerate(("starts", "workflow_ids", "keep"), 1):
+        text = re.sub(rf"\b{name}\b", f"${number}", text)
+    return text
+
+
+def test_a_first_and_a_repeated_batch_are_the_same_statement(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        first = accept_body(connection)
+    again: str = re.sub(r"^ *--.*|  ON CONFLICT DO NOTHING", "", AGAIN, flags=re.MULTILINE)
+    for number, name in enumerate(("runs)s::json", "workflows)s::bigint[]", "keep)s::interval"), 1):
+        again = again.replace(f"%({name}", f"${number}")
+    again = again.replace("\n    OR (n.id IN (SELECT r.id FROM runs r WHERE r.id = ANY(%(ids)s::uuid[]))) IS TRUE", "")
+    first = re.sub(r"NULL::text", "NULL", first)
+    assert first.split() == again.split()
 
 
 def start(history: History, key: str | None) -> dict[str, object]:

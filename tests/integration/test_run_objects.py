@@ -22,8 +22,7 @@ from psycopg.conninfo import make_conninfo
 from waiting import eventually
 
 from stepwell.actions.registry import default_actions
-from stepwell.adapters.postgres import intake_store, queries
-from stepwell.adapters.postgres.intake_store import PostgresIntakeStore
+from stepwell.adapters.postgres.intake_store import AGAIN_OF_OBJECTS, PostgresIntakeStore
 from stepwell.adapters.postgres.run_objects import RunObjectStore
 from stepwell.adapters.postgres.run_store import PostgresRunStore
 from stepwell.adapters.postgres.session import Session
@@ -467,5 +466,4 @@ async def test_a_nested_output_and_steps_are_read_with_the_run(database: str, re
 
 
 def test_the_object_is_noted_in_the_transaction_of_its_run() -> None:
-    statement = intake_store.accepting(keys=False, again=True, events=False, objects=True)
-    assert queries.load("intake")["objects"] in statement
+    assert {"runs", "workflow_run_objects"} <= set(re.findall(r"INSERT INTO (\w+)", AGAIN_OF_OBJECTS))

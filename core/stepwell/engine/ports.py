@@ -364,9 +364,9 @@ class IntakeStore(Protocol):
     async def accept(self, runs: Sequence[NewRun], *, again: bool = False) -> dict[str, Accepted]:
         """Accept a batch in one transaction, by the runs' own ids. Absent: the workflow's active revision is another.
 
-        Sending the same batch again changes nothing; ``again`` tells that an answer was lost, and that runs of the batch
-        which exist are accepted whatever their workflow's revision is now. Raises DataRefusedError where a row was
-        refused.
+        ``again`` tells that an answer was lost: runs of the batch that exist are accepted as they are, whatever their
+        workflow's revision is now. Without it they are refused, but for those that `may_exist`. Raises DataRefusedError
+        where a row was refused.
         """
 
     async def active_workflows(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], ActiveWorkflow]:

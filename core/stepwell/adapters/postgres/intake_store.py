@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import LiteralString
 
 import orjson
@@ -16,18 +15,12 @@ from stepwell.engine.apply import NewRevision
 from stepwell.engine.intake import input_hash
 from stepwell.engine.ports import PRIORITIES, Accepted, ActiveWorkflow, NewRun
 
-_PARTS = queries.load("intake")
+_INTAKE = queries.load("intake")
 _SQL = queries.load("workflows")
 _NUMBERS = {name: number for number, name in PRIORITIES.items()}
 
-
-@cache
-def accepting(*, keys: bool, again: bool, events: bool, objects: bool) -> LiteralString:
-    """The statement for a batch in which some start has a key, may be there already, has an event, or a WorkflowRun asks."""
-    first = ["wanted", "live_or_there" if again else "live", *(["keys", "fresh_by_key"] if keys else ["fresh"])]
-    last = [*(["events"] if events else []), *(["objects"] if objects else []), "inserted"]
-    answers = ["answer", *(["answer_of_keys"] if keys else [])]
-    return "WITH " + ",\n".join(_PARTS[name] for name in first + last) + "\n" + "\n".join(_PARTS[n] for n in answers)
+AGAIN: LiteralString = _INTAKE["again"] + "\n" + _INTAKE["answer"]
+AGAIN_OF_OBJECTS: LiteralString = _INTAKE["again"] + "\n" + _INTAKE["objects"] + "\n" + _INTAKE["answer"]
 
 
 class PostgresIntakeStore:
@@ -43,19 +36,17 @@ class PostgresIntakeStore:
     async def accept(self, runs: Sequence[NewRun], *, again: bool = False) -> dict[str, Accepted]:
         """See IntakeStore."""
         hashes = {run.id: input_hash(run.input).hex() for run in runs if run.key is not None}
-        params = {
+        params: dict[str, object] = {
             "runs": _serialised([_row(run, hashes.get(run.id)) for run in runs]),
             "workflows": list({run.workflow_id for run in runs}),
-            "ids": uuid_array(known := [run.id for run in runs if again or run.may_exist]),
             "keep": self._keep,
         }
-        statement = accepting(
-            keys=bool(hashes),
-            again=bool(known),
-            events=any(run.event_id is not None for run in runs),
-            objects=any(run.run_object is not None for run in runs),
-        )
-        rows = await self._session.execute_once(statement, params)
+        if known := [run.id for run in runs if again or run.may_exist]:
+            objects = any(run.run_object is not None for run in runs)
+            statement = AGAIN_OF_OBJECTS if objects else AGAIN
+            rows = await self._session.execute_once(statement, params | {"ids": uuid_array(known)})
+        else:
+            rows = await self._session.execute(_INTAKE["accept"], params)
         plain = {row[0] for row in rows if row[3] is None}
         keyed = {row[1:4]: (row[0], row[4]) for row in rows if row[3] is not None}
         answers = {run.id: Accepted(run.id, repeated=False, input_differs=False) for run in runs if run.id in plain}
