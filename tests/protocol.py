@@ -44,10 +44,9 @@ class Side:
 class _Held(Session):
     """Every statement joins the transaction, until it is committed."""
 
-    async def _connected(self) -> psycopg.AsyncConnection[Any]:
-        connection = await super()._connected()
-        if connection.autocommit:
-            await connection.set_autocommit(False)
+    async def _new(self) -> Any:
+        connection = await super()._new()
+        await connection.set_autocommit(False)
         return connection
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from stepwell.adapters.postgres.errors import retyped
+from stepwell.adapters.postgres.errors import retyping
 from stepwell.domain.errors import ConflictError, DataRefusedError, StepwellError, UnavailableError
 
 E = psycopg.errors
@@ -32,7 +32,7 @@ E = psycopg.errors
     ],
 )
 def test_only_what_a_row_is_to_blame_for_is_refused(raised: psycopg.Error, meant: type[StepwellError]) -> None:
-    with pytest.raises(meant, match="flushing: ") as caught, retyped("flushing"):
+    with pytest.raises(meant, match="flushing: ") as caught, retyping("flushing"):
         raise raised
     assert type(caught.value) is meant
     assert caught.value.__cause__ is raised

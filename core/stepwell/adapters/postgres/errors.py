@@ -13,21 +13,25 @@ _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailu
 _LIMIT_EXCEEDED = "54"  # the SQLSTATE class of statements that are too large or too complex
 
 
-@contextmanager
-def retyped(doing: str) -> Iterator[None]:
-    """Re-type errors of psycopg: ConflictError, DataRefusedError, and UnavailableError for everything else.
+def retyped(doing: str, exc: psycopg.Error) -> StepwellError:
+    """An error of psycopg as ConflictError, DataRefusedError, or UnavailableError for everything else.
 
     Only what a row itself is to blame for is refused: data that does not fit, broken constraints, statements that are too
     large. A standby that was not promoted yet or a missing privilege must cost nobody a result, so it is waited for. After
     UnavailableError it is unknown whether the statement took effect.
     """
+    kind = _error(exc)
+    lost = kind is UnavailableError and isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
+    return kind(f"{doing}: {'PostgreSQL is not available: ' if lost else ''}{_first_line(exc)}")
+
+
+@contextmanager
+def retyping(doing: str) -> Iterator[None]:
+    """Raise `retyped` for errors of psycopg."""
     try:
         yield
     except psycopg.Error as exc:
-        kind = _error(exc)
-        lost = kind is UnavailableError and isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
-        message = f"{doing}: {'PostgreSQL is not available: ' if lost else ''}{_first_line(exc)}"
-        raise kind(message) from exc
+        raise retyped(doing, exc) from exc
 
 
 def _error(exc: psycopg.Error) -> type[StepwellError]:

@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from stepwell.adapters.postgres import queries
-from stepwell.adapters.postgres.errors import retyped
+from stepwell.adapters.postgres.errors import retyping
 
 _SQL = queries.load("liveness")
 DEADLINE = 3.0  # seconds
@@ -54,7 +54,7 @@ class Liveness:
                 connection.close()
 
     def _execute(self, query: LiteralString, params: dict[str, object]) -> list[tuple[Any, ...]]:
-        with retyped("heartbeat"):
+        with retyping("heartbeat"):
             try:
                 connection = self._connected()
                 with _deadline(connection, self._deadline):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from stepwell.adapters.postgres.errors import retyped
+from stepwell.adapters.postgres.errors import retyping
 from stepwell.domain.errors import StepwellError, UnavailableError
 from stepwell.engine.backoff import Backoff
 
@@ -103,7 +103,7 @@ async def migrate(dsn: str, directory: Path | None = None) -> list[str]:
     version can work with.
     """
     migrations = load(directory)
-    with retyped("migrating the database"):
+    with retyping("migrating the database"):
         async with await _connected(dsn) as connection:
             done: list[str] = []
             while (name := await _apply_next(connection, migrations)) is not None:
@@ -134,7 +134,7 @@ async def pending(dsn: str, directory: Path | None = None) -> list[str]:
 
 async def look(dsn: str, directory: Path | None = None) -> Schema:
     """What the database has, beside what this version knows."""
-    with retyped("reading the schema's version"):
+    with retyping("reading the schema's version"):
         async with await _connected(dsn) as connection:
             applied = await _applied(connection)
     return _compared(applied, load(directory))
