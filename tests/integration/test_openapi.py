@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 import schemathesis
 from api import api
-from gateways import NAMESPACE
+from gateways import NAMESPACE, trigger
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -23,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from stepwell.domain.approval_links import ApprovalLinks, Link
 from stepwell.domain.states import RunStatus
 from stepwell_gateway.api.endpoints import ENDPOINTS
 from stepwell_gateway.api.openapi import document
@@ -30,6 +32,14 @@ from stepwell_gateway.api.openapi import document
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell_gateway.context import Context
+
+DECIDING = ("approve_step", "reject_step")
+LINKED = ("show_approval", "decide_approval")
+OPEN = ("deliver", *LINKED)
+KEY = "0123456789abcdef0123456789abcdef"
+LINKS = ApprovalLinks(KEY.encode(), "")
+HOOKED = trigger(input={"body": "{{ body }}"}, idempotencyKey="{{ sha256(toJson(body)) }}", **{"if": "body != {}"})
 EXAMPLES = 8  # of each route, valid and invalid ones each
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -37,16 +47,21 @@ CHECKS = [
 ]  # fmt: skip
 
 
+def keyed(context: Context) -> Context:
+    return replace(context, settings=replace(context.settings, approval_key=KEY))
+
+
 async def test_schemathesis_finds_no_5xx_and_no_answer_that_is_not_described(database: str, redis_url: str) -> None:
-    async with api(database, redis_url) as a:
+    async with api(database, redis_url, keyed) as a:
+        await a.gateway.apply(HOOKED, name="hooked")
         ended = [
             await a.ended(status=status) for status in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
         ]
         described = await a.gateway.client.get("/openapi.json")
-        asked = {name: [await a.asked() for _ in range(3)] for name in ("approve_step", "reject_step")}
+        asked = {name: [await a.asked() for _ in range(3)] for name in (*DECIDING, *LINKED)}
         met = await asyncio.to_thread(explore, described.json(), str(a.gateway.client.base_url), ended, asked)
-    for endpoint in ENDPOINTS:
-        assert any(status < 300 for name, status in met if name == endpoint.name), f"{endpoint.name}: {met}"
+    for operation in (*(endpoint.name for endpoint in ENDPOINTS), *OPEN):
+        assert any(status < 300 for name, status in met if name == operation), f"{operation}: {met}"
     assert {status for _, status in met} >= {200, 202, 400, 404, 409}, met
 
 
@@ -76,7 +91,9 @@ def fuzz(operation: Any, mode: Any, url: str, session: Any, runs: Sequence[str],
     @given(operation.as_strategy(generation_mode=mode), st.sampled_from(runs), st.integers(0, 3))
     def check(case: Any, run: str, known: int) -> None:
         if case.path_parameters and known:  # most names exist, or all answers were 404
-            real = {"namespace": NAMESPACE, "name": "order", "run": run, "step": "ask"}
+            token = LINKS.url(Link(run, "ask", 1 << 62)).rpartition("/")[2]
+            real = {"namespace": NAMESPACE, "name": "order", "run": run, "step": "ask", "token": token}
+            real |= {"workflow": "hooked", "trigger": "hook"}
             case.path_parameters = {key: real[key] for key in case.path_parameters}
         if case.query and known > 1:  # nor is a cursor made up
             case.query = {key: value for key, value in case.query.items() if key not in {"cursor", "since"}}
@@ -96,7 +113,8 @@ def test_the_description_covers_every_route_and_names_its_right() -> None:
     operations = {
         operation["operationId"]: operation for path in described["paths"].values() for operation in path.values()
     }
-    assert set(operations) == {endpoint.name for endpoint in ENDPOINTS}
+    assert set(operations) == {endpoint.name for endpoint in ENDPOINTS} | set(OPEN)
+    assert all(("security" in operation) == (name in OPEN) for name, operation in operations.items())
     for endpoint in ENDPOINTS:
         assert str(endpoint.rule) in operations[endpoint.name]["description"]
         assert {"401", "403", "503"} <= set(operations[endpoint.name]["responses"])

@@ -1,4 +1,4 @@
-"""``/openapi.json`` (OpenAPI 3.1), made from the table of routes and their models."""
+"""``/openapi.json`` (OpenAPI 3.1), made from the table of routes and their models, and of the routes outside of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from stepwell.version import VERSION
+from stepwell_gateway.api import open_routes
 from stepwell_gateway.api.models import ProblemDocument
 from stepwell_gateway.api.queries import NAME, NAMESPACE, STEP
 from stepwell_gateway.api.table import MAX_KEY, PREFIX, Endpoint
@@ -40,7 +41,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
-    """The description of these routes."""
+    """The description of these routes, and of those that stand in no table."""
     table = tuple(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in table:
@@ -48,7 +49,7 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Stepwell", "version": VERSION, "summary": "Start, follow and steer runs of workflows."},
-        "paths": paths,
+        "paths": paths | open_routes.PATHS,
         "components": {
             "schemas": _schemas(table),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},

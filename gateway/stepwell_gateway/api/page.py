@@ -28,7 +28,7 @@ def page(endpoints: Iterable[Endpoint]) -> str:
         f"<style>{_STYLE}</style></head><body><h1>Stepwell API</h1>"
         "<p>Every call needs a bearer token: <code>Authorization: Bearer …</code>. Errors are "
         "<code>application/problem+json</code>. The whole description, with all parameters and documents, is "
-        '<a href="/openapi.json">/openapi.json</a> (OpenAPI 3.1).</p>'
+        '<a href="/openapi.json">/openapi.json</a> (OpenAPI 3.1); it tells of webhooks and approval links, too.</p>'
         "<table><thead><tr><th>Method</th><th>Path</th><th>What</th><th>Right on <code>stepwell.dev</code></th></tr>"
         f"</thead><tbody>{rows}</tbody></table></body></html>"
     )
