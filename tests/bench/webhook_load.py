@@ -34,6 +34,12 @@ def request(path: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + BODY
 
 
+def whole(answer: bytes) -> bool:
+    """Whether all of it has come."""
+    head, found, body = answer.partition(b"\r\n\r\n")
+    return bool(found) and len(body) >= int(head.lower().partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
+
+
 class Load:
     """What all connections share."""
 
@@ -78,10 +84,7 @@ class Sender(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.data += data
-        head, found, body = self.data.partition(b"\r\n\r\n")
-        if not found:
-            return
-        if len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r\n", 1)[0]):
+        if not whole(self.data):
             return
         status, now = self.data[9:12], perf_counter()
         self.data = b""
@@ -99,7 +102,6 @@ def alone(port: int, path: str, seconds: float, rate: float) -> None:
     load = Load(request(path), 0.0)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        answers = connection.makefile("rb")
         gc.disable()
         began = perf_counter()
         for number in range(int(seconds * rate)):
@@ -108,12 +110,11 @@ def alone(port: int, path: str, seconds: float, rate: float) -> None:
                 time.sleep(early)
                 sent = perf_counter()
             connection.sendall(load.delivery)
-            status, length = answers.readline()[9:12], 0
-            while (line := answers.readline().lower()) != b"\r\n":
-                if line.startswith(b"content-length: "):
-                    length = int(line[16:])
-            answers.read(length)
-            load.ended(status, perf_counter() - sent)
+            answer, came = b"", sent
+            while not whole(answer):
+                answer += connection.recv(65_536)
+                came = perf_counter()
+            load.ended(answer[9:12], came - sent)
         load.report(perf_counter() - began)
 
 
