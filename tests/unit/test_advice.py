@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from stepwell.domain import triggers
 from stepwell.domain.advice import MOST, advice
 from stepwell.domain.manifest import load_text
 from stepwell.domain.spec import Workflow
@@ -69,6 +70,39 @@ def test_it_is_said_at_its_place(spec: str, path: str) -> None:
 )
 def test_nothing_is_said_of_what_is_sound(spec: str) -> None:
     assert warned(spec) == []
+
+
+HMAC = "webhook: {{auth: {{hmac: {{{}, secretRefs: [{{name: s, key: k}}]}}}}}}"
+
+
+def of_trigger(fields: str, name: str = "t") -> str:
+    return f"triggers: [{{name: {name}, {fields}}}]\nsteps: [{{name: a, transform: {{value: 1}}}}]"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "places"),
+    [
+        (HMAC.format("preset: GitHub"), []),
+        (HMAC.format("preset: GitHub, tolerance: 1m"), ["webhook.auth.hmac.tolerance"]),
+        (HMAC.format("preset: Stripe, tolerance: 1m"), []),
+        (HMAC.format("preset: Stripe, algorithm: SHA256, prefix: v1, timestampHeader: X"),
+         ["webhook.auth.hmac.algorithm", "webhook.auth.hmac.prefix", "webhook.auth.hmac.timestampHeader"]),
+        (HMAC.format("header: X-Sign, tolerance: 1m"), ["webhook.auth.hmac.tolerance"]),
+        (HMAC.format("header: X-Sign, timestampHeader: X-Sent, tolerance: 1m, algorithm: SHA512, encoding: Base64"), []),
+        ("cron: {schedule: '0 3 * * *', timeZone: Europe/Berlin}", []),
+        ("cron: {schedule: '0 3 * * *', timeZone: posix/UTC}", ["cron.timeZone"]),
+    ],
+)  # fmt: skip
+def test_what_does_nothing_or_depends_on_the_machine(
+    trigger: str, places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triggers, "ZoneInfo", str)  # not every machine has the odd zone
+    monkeypatch.setattr(triggers.schedule, "check", lambda *_: None)
+    assert warned(of_trigger(trigger)) == [f"spec.triggers[0].{place}" for place in places]
+
+
+def test_a_trigger_of_the_apis_name_shares_its_keys() -> None:
+    assert warned(of_trigger(HMAC.format("preset: GitHub"), name="api")) == ["spec.triggers[0].name"]
 
 
 def test_it_is_bounded_in_number_and_time() -> None:

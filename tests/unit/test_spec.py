@@ -92,6 +92,7 @@ AUTH = {"bearer": {"secretRef": {"name": "api", "key": "token"}}}
         (hmac(preset="Github"), "spec.triggers[0].webhook.auth.hmac.preset: must be one of GitHub, Stripe, Slack, StandardWebhooks, not 'Github'; did you mean GitHub?"),
         (hmac(header="a b"), "spec.triggers[0].webhook.auth.hmac.header: 'a b' does not match ^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"),
         (cron(schedule="0 0 3 * * *"), "spec.triggers[0].cron.schedule: '0 0 3 * * *' is no cron schedule: write minute, hour, day, month and weekday, as in '0 3 * * *'"),
+        (cron(schedule="@hourly"), "spec.triggers[0].cron.schedule: '@hourly' is no cron schedule: write minute, hour, day, month and weekday, as in '0 3 * * *'"),
         (cron(schedule="0 0 31 2 *"), "spec.triggers[0].cron.schedule: '0 0 31 2 *' is no cron schedule: its day of month is not valid, or never comes"),
         (cron(schedule="0 0 */30 * SUN#2"), "spec.triggers[0].cron.schedule: '0 0 */30 * SUN#2' is no cron schedule: it is never due in UTC"),
         (cron(schedule="30 2 * 3 SUN#2", timeZone="America/New_York"), "spec.triggers[0].cron: '30 2 * 3 SUN#2' is no cron schedule: it is never due in America/New_York"),

@@ -1,4 +1,5 @@
-"""What is allowed and yet worth a word to whoever applies it: credentials in plain sight, doors without a lock.
+"""What is allowed and yet worth a word to whoever applies it: credentials in plain sight, doors without a lock,
+and what is written and does nothing.
 
 A warning names the place, never the value. It is short: API servers cut warnings after 120 characters or so.
 """
@@ -6,6 +7,8 @@ A warning names the place, never the value. It is short: API servers cut warning
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from stepwell.domain.errors import Problem
@@ -17,8 +20,17 @@ if TYPE_CHECKING:
     from stepwell.domain.http_spec import HttpCall
     from stepwell.domain.spec import WorkflowSpec
     from stepwell.domain.steps import Step
+    from stepwell.domain.triggers import Hmac, Trigger
 
 MOST = 20  #: warnings on one object
+API = "api"  # the trigger of runs that are started over the API
+
+_OF_HEADER = {
+    "algorithm": "algorithm",
+    "encoding": "encoding",
+    "prefix": "prefix",
+    "timestamp_header": "timestampHeader",
+}
 
 _HEADERS = re.compile(
     r"authorization|proxy-authorization|cookie|.*(api|access|auth)[-_]?(key|token).*|x-.*secret.*", re.IGNORECASE
@@ -45,14 +57,41 @@ def advice(spec: WorkflowSpec) -> list[Problem]:
 
 def _all(spec: WorkflowSpec) -> Iterator[Problem]:
     for index, trigger in enumerate(spec.triggers):
-        if trigger.webhook is not None and trigger.webhook.auth.public is not None:
-            place = f"spec.triggers[{index}].webhook.auth.public"
-            yield Problem(place, "anybody who can reach the address may start runs")
-        yield from _values(trigger.input, f"spec.triggers[{index}].input")
+        yield from _trigger(trigger, f"spec.triggers[{index}]")
     for word, steps in (("steps", spec.steps), ("onFailure", spec.on_failure), ("finally", spec.finally_)):
         for index, step in enumerate(steps):
             yield from _step(step, f"spec.{word}[{index}]")
     yield from _values(spec.output, "spec.output")
+
+
+def _trigger(trigger: Trigger, path: str) -> Iterator[Problem]:
+    if trigger.name == API:
+        yield Problem(f"{path}.name", "shares its idempotency keys with runs started over the API; choose another")
+    auth = trigger.webhook.auth if trigger.webhook is not None else None
+    if auth is not None and auth.public is not None:
+        yield Problem(f"{path}.webhook.auth.public", "anybody who can reach the address may start runs")
+    if auth is not None and auth.hmac is not None:
+        yield from _hmac(auth.hmac, f"{path}.webhook.auth.hmac")
+    if trigger.cron is not None and trigger.cron.time_zone not in _zones():
+        yield Problem(f"{path}.cron.timeZone", "is no IANA name: what it means depends on the machine")
+    yield from _values(trigger.input, f"{path}.input")
+
+
+def _hmac(hmac: Hmac, path: str) -> Iterator[Problem]:
+    """What is written, and does nothing."""
+    if hmac.preset is not None:
+        for name, said in _OF_HEADER.items():
+            if name in hmac.model_fields_set:
+                yield Problem(f"{path}.{said}", f"has no effect: the preset {hmac.preset} says how it signs")
+    dated = hmac.preset not in {None, "GitHub"} or (hmac.preset is None and hmac.timestamp_header is not None)
+    if "tolerance" in hmac.model_fields_set and not dated:
+        yield Problem(f"{path}.tolerance", "has no effect: nothing that is signed says when a delivery was sent")
+
+
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    """The names of the IANA database; a machine's own files have others, such as localtime."""
+    return frozenset(files("tzdata").joinpath("zones").read_text("ascii").split())
 
 
 def _step(step: Step, path: str) -> Iterator[Problem]:

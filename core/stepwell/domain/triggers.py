@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, Strict, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, StringConstraints
 
 from stepwell.domain import schedule
 from stepwell.domain.model import (
@@ -80,10 +80,17 @@ class Webhook(Model):
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*?/,#-]+\Z")
 
 
+def _five_fields(text: Any) -> Any:
+    """First of all, so that whoever writes ``@hourly`` is not told of its length."""
+    if isinstance(text, str):
+        fields = text.split()
+        if len(fields) != 5 or not all(map(_CRON_FIELD.match, fields)):
+            shown = text if len(text) <= 64 else f"{text[:64]}…"
+            refuse(f"{shown!r} is no cron schedule: write minute, hour, day, month and weekday, as in '0 3 * * *'")
+    return text
+
+
 def _schedule(text: str) -> str:
-    fields = text.split()
-    if len(fields) != 5 or not all(map(_CRON_FIELD.match, fields)):
-        refuse(f"{text!r} is no cron schedule: write minute, hour, day, month and weekday, as in '0 3 * * *'")
     try:
         schedule.check(text)
     except schedule.ScheduleError as exc:
@@ -102,7 +109,13 @@ def _time_zone(name: str) -> str:
 class Cron(Model):
     """Starts runs by the clock; five fields, in the named time zone."""
 
-    schedule: Annotated[str, Strict(), StringConstraints(min_length=9, max_length=256), AfterValidator(_schedule)]
+    schedule: Annotated[
+        str,
+        Strict(),
+        StringConstraints(min_length=9, max_length=256),
+        AfterValidator(_schedule),
+        BeforeValidator(_five_fields),
+    ]
     time_zone: Annotated[str, Strict(), StringConstraints(min_length=1, max_length=64), AfterValidator(_time_zone)] = (
         "UTC"
     )
