@@ -59,6 +59,7 @@ LATER = NOW + timedelta(hours=1)
 BASE = "https://hooks.example.com/"
 GOOD = Synced(7, (TriggerName("signup", webhook=True), TriggerName("nightly", webhook=False)), suspended=False)
 BAD = Invalid((Problem("spec.steps[0].if", "no such step"),))
+STANDING = replace(BAD, standing=7)
 ALL = Facts(RunCounts(1, 2, 3), {"nightly": LATER}, ())
 
 
@@ -98,8 +99,10 @@ def test_a_synced_one_says_everything() -> None:
 
 
 @given(
-    outcome=st.sampled_from([GOOD, replace(GOOD, suspended=True), replace(GOOD, triggers=()), BAD, Unavailable()]),
-    then=st.sampled_from([GOOD, replace(GOOD, revision=8), BAD, Unavailable()]),
+    outcome=st.sampled_from(
+        [GOOD, replace(GOOD, suspended=True), replace(GOOD, triggers=()), BAD, STANDING, Unavailable()]
+    ),
+    then=st.sampled_from([GOOD, replace(GOOD, revision=8), BAD, STANDING, Unavailable()]),
     facts=st.sampled_from([ALL, Facts(), Facts(RunCounts(), {}, (Trouble("SecretMissing", "no a"),))]),
 )
 def test_deciding_twice_changes_nothing(outcome: Outcome, then: Outcome, facts: Facts) -> None:
@@ -112,7 +115,7 @@ def test_deciding_twice_changes_nothing(outcome: Outcome, then: Outcome, facts: 
 
 def test_an_invalid_spec_keeps_what_goes_on() -> None:
     before = status(GOOD)
-    found = status(BAD, before, now=LATER)
+    found = status(STANDING, before, now=LATER)
     assert {key: found[key] for key in ("revision", "triggers", "runs")} == {
         key: before[key] for key in ("revision", "triggers", "runs")
     }
@@ -121,12 +124,20 @@ def test_an_invalid_spec_keeps_what_goes_on() -> None:
     assert ready["message"] == "spec.steps[0].if: no such step; revision 7 goes on"
     assert ready["lastTransitionTime"] == "2026-11-22T13:00:00Z"
     assert condition(found, "Suspended") == condition(before, "Suspended")
+    ticked = replace(ALL, ticks={"nightly": LATER + timedelta(days=1)})
+    assert status(STANDING, before, ticked)["triggers"] == [
+        before["triggers"][0],
+        {"name": "nightly", "nextRunTime": "2026-11-23T13:00:00Z"},
+    ], "its schedule goes on"
 
 
 def test_one_that_was_never_good_has_no_revision() -> None:
-    found = status(BAD, facts=Facts())
-    assert found.keys() == {"observedGeneration", "conditions"}
-    assert condition(found, "Ready")["message"] == "spec.steps[0].if: no such step"
+    of_the_one_before = status(GOOD)  # written late, to an object that was made anew under the name
+    for before in ({}, of_the_one_before):
+        found = status(BAD, before, facts=Facts())
+        assert found.keys() - {"runs"} == {"observedGeneration", "conditions"}
+        assert condition(found, "Ready")["message"] == "spec.steps[0].if: no such step"
+        assert [each["type"] for each in found["conditions"]] == ["Ready", "SecretsAvailable"]
 
 
 def test_a_long_list_of_problems_is_cut() -> None:
@@ -368,6 +379,26 @@ async def test_a_defect_that_one_brings_to_light_stops_no_other(monkeypatch: pyt
         await asyncio.gather(*(desk.syncer.observe(resource(f"w{number}")) for number in range(3)))
         assert isinstance(desk.outcome("w1"), Invalid)
         assert isinstance(desk.outcome("w2"), Synced)
+
+
+async def test_an_invalid_spec_goes_on_as_the_database_has_it() -> None:
+    """Also after a restart: its runs are counted, and what another object of its name left is not its own."""
+    broken = {"steps": [{"name": "a", "transform": {"value": "{{ nothing. }}"}}]}
+    async with Desk() as desk:
+
+        async def known() -> dict[ResourceName, SyncedResource]:
+            return {ResourceName("default", name): SyncedResource(name, b"", 5, 7) for name in ("edited", "remade")}
+
+        desk.database.known = known  # type: ignore[method-assign]
+        for resourced in (resource("edited", broken, generation=2), resource("remade", broken, uid="other")):
+            await desk.syncer.observe(resourced)
+        edited, remade = (desk.entries.get(ResourceName("default", name)) for name in ("edited", "remade"))
+        assert edited is not None
+        assert remade is not None
+        assert isinstance(edited.outcome, Invalid)
+        assert isinstance(remade.outcome, Invalid)
+        assert (edited.outcome.standing, edited.workflow_id) == (7, 5)
+        assert (remade.outcome.standing, remade.workflow_id) == (None, None)
 
 
 async def test_an_absent_database_is_said_and_waited_for() -> None:

@@ -15,7 +15,7 @@ import services
 from fault_proxy import FaultProxy, Mode
 from kube_api import condition
 from psycopg.conninfo import make_conninfo
-from waiting import eventually_sync
+from waiting import eventually, eventually_sync
 
 from stepwell.engine.intake import Start
 from stepwell_operator.workflows.cluster import Cluster
@@ -54,6 +54,7 @@ class World:
         self.context: Context | None = None
         self.thread: operating.Thread | None = None
         self.writes: list[str] = []
+        self.held = ""
         self._stack = ExitStack()
 
     def start(self) -> None:
@@ -111,6 +112,7 @@ def world(api: Api, databases: lending.Databases, valkey_server: str) -> Iterato
 
         async def show(self: Cluster, name: Any, status: Any) -> Any:
             world.writes.append(name.name)
+            await eventually(lambda: world.held != name.name, 60)
             return await real(self, name, status)
 
         patch.setattr(Cluster, "show", show)
@@ -189,6 +191,21 @@ def test_a_broken_spec_leaves_the_last_good_revision(world: World) -> None:
     world.api.patch("broken", {"spec": {"steps": STEPS}})
     again = world.synced("broken")
     assert again["revision"] == good["revision"]
+
+
+def test_a_late_status_says_nothing_of_an_object_that_was_made_anew(world: World) -> None:
+    """Server-side apply compares no uids; a new object must not tell of a revision that is gone with the one before."""
+    world.held = "remade"
+    world.api.create("remade", {"steps": STEPS})
+    eventually_sync(lambda: "remade" in world.writes)
+    world.api.delete("remade")
+    world.api.create("remade", BROKEN)
+    world.held = ""
+    eventually_sync(lambda: world.api.ready("remade") == ("False", "InvalidSpec"))
+    status = world.api.status("remade")
+    assert "revision" not in status
+    assert "goes on" not in next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+    assert world.standing("remade") is None
 
 
 def test_a_condition_keeps_the_time_of_its_last_change(world: World) -> None:

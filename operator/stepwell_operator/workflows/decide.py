@@ -31,9 +31,13 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """The spec cannot be used; the revision before it goes on."""
+    """The spec cannot be used; ``standing`` is the revision of the same object that goes on, None where it never had one.
+
+    Not the one that the status names: a late write may have brought it from an object that had this name before.
+    """
 
     problems: tuple[Problem, ...]
+    standing: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +80,12 @@ def decide(observed: Observed, base_url: str, now: datetime) -> Status:
     """The status that is to stand; equal to the present one where there is nothing to write. Never holds a null."""
     before, outcome = observed.status, observed.outcome
     stood = {condition["type"]: condition for condition in before.get("conditions") or ()}
-    wanted = [_ready(outcome, before.get("revision")), _secrets(observed.facts, stood), _suspended(outcome, stood)]
+    wanted = [_ready(outcome), _secrets(observed.facts, stood), _suspended(outcome, stood)]
     status: Status = {
         "observedGeneration": observed.generation,
         "conditions": [_condition(each, stood.get(each[0]), observed.generation, now) for each in wanted if each],
     }
-    revision = outcome.revision if isinstance(outcome, Synced) else before.get("revision")
+    revision = _revision(outcome, before)
     if revision is not None:
         status["revision"] = revision
     triggers = _triggers(observed, base_url)
@@ -108,7 +112,7 @@ def announcements(before: Status, after: Status) -> Iterator[Announcement]:
     if secrets.get("status") == "False" and secrets.get("message") != had_secrets.get("message"):
         yield Announcement(secrets["reason"], secrets["message"], warning=True)
     asleep, was_asleep = new.get("Suspended", {}), old.get("Suspended", {})
-    if was_asleep and asleep.get("status") != was_asleep.get("status"):
+    if was_asleep and asleep and asleep["status"] != was_asleep["status"]:
         suspended = asleep.get("status") == "True"
         yield Announcement("Suspended" if suspended else "Resumed", asleep["message"], warning=False)
 
@@ -116,11 +120,17 @@ def announcements(before: Status, after: Status) -> Iterator[Announcement]:
 _Wanted: TypeAlias = tuple[str, str, str, str]  # type, status, reason, message
 
 
-def _ready(outcome: Outcome, standing: int | None) -> _Wanted:
+def _revision(outcome: Outcome, before: Status) -> int | None:
+    if isinstance(outcome, Synced):
+        return outcome.revision
+    return outcome.standing if isinstance(outcome, Invalid) else before.get("revision")
+
+
+def _ready(outcome: Outcome) -> _Wanted:
     if isinstance(outcome, Synced):
         return "Ready", "True", "Synced", f"revision {outcome.revision} is active"
     if isinstance(outcome, Invalid):
-        goes_on = "" if standing is None else f"; revision {standing} goes on"
+        goes_on = "" if outcome.standing is None else f"; revision {outcome.standing} goes on"
         text = "; ".join(map(str, outcome.problems))
         return "Ready", "False", "InvalidSpec", shortened(text, MAX_MESSAGE) + goes_on
     message = "PostgreSQL does not answer; the spec takes effect once it does"
@@ -128,6 +138,8 @@ def _ready(outcome: Outcome, standing: int | None) -> _Wanted:
 
 
 def _suspended(outcome: Outcome, stood: Mapping[str, Status]) -> _Wanted | None:
+    if isinstance(outcome, Invalid) and outcome.standing is None:
+        return None
     if not isinstance(outcome, Synced):
         return _as_it_stood(stood.get("Suspended"))
     if outcome.suspended:
@@ -168,9 +180,11 @@ def _condition(wanted: _Wanted, stood: Status | None, generation: int, now: date
 def _triggers(observed: Observed, base_url: str) -> list[Status]:
     outcome = observed.outcome
     shown: list[Status] = observed.status.get("triggers") or []
-    if not isinstance(outcome, Synced):
-        return shown
+    if isinstance(outcome, Invalid) and outcome.standing is None:
+        return []
     stood = {each["name"]: each for each in shown}
+    if not isinstance(outcome, Synced):
+        return [_going_on(each, observed.facts, stood) for each in shown]
     found: list[Status] = []
     for trigger in outcome.triggers:
         entry = {"name": trigger.name}
@@ -181,6 +195,12 @@ def _triggers(observed: Observed, base_url: str) -> list[Status]:
             entry |= {} if tick is None else {"nextRunTime": tick}
         found.append(entry)
     return found
+
+
+def _going_on(trigger: Status, facts: Facts, stood: Mapping[str, Status]) -> Status:
+    """As the revision that stands has it; its schedule goes on."""
+    tick = _tick(trigger["name"], facts, stood) if "nextRunTime" in trigger else None
+    return trigger if tick is None else {**trigger, "nextRunTime": tick}
 
 
 def _tick(trigger: str, facts: Facts, stood: Mapping[str, Status]) -> str | None:

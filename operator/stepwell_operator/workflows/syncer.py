@@ -168,7 +168,7 @@ class Syncer:
                 batch.append((waiting, found))
                 size += len(found.revision.spec)
             else:
-                self._settle(waiting, Invalid(tuple(found)), None)
+                self._settle_invalid(waiting, found)
         return batch
 
     def _checked(self, resource: Resource) -> NewResource | list[Problem]:
@@ -199,11 +199,18 @@ class Syncer:
     async def _halve(self, batch: list[tuple[_Waiting, NewResource]], refusal: StepwellError) -> None:
         """One that the database refuses stops no other."""
         if len(batch) == 1:
-            self._settle(batch[0][0], Invalid((Problem("spec", str(refusal)),)), None)
+            self._settle_invalid(batch[0][0], [Problem("spec", str(refusal))])
             return
         middle = len(batch) // 2
         await self._commit(batch[:middle])
         await self._commit(batch[middle:])
+
+    def _settle_invalid(self, waiting: _Waiting, problems: Sequence[Problem]) -> None:
+        known = (self._known or {}).get(waiting.resource.name)
+        if known is None or known.uid != waiting.resource.uid:
+            self._settle(waiting, Invalid(tuple(problems)), None)
+        else:
+            self._settle(waiting, Invalid(tuple(problems), known.revision_id), known.workflow_id)
 
     def _settle(self, waiting: _Waiting, outcome: Outcome, workflow_id: int | None) -> None:
         resource = waiting.resource
