@@ -405,7 +405,7 @@ async def test_claims_and_flushes_stay_on_their_page_and_within_the_budget_of_wa
     async with staged(database) as stage:
         worker, side = await stage.worker(), await stage.side()
         figures = {"one": await _written(stage, side, worker, 1), "three": await _written(stage, side, worker, 3)}
-        keyed = await _accepted_bytes(stage, side, keyed=True) - await _accepted_bytes(stage, side, keyed=False)
+        keyed = await _accepted_bytes(stage, side, "ABC") - await _accepted_bytes(stage, side, None)
         hot = await _hot_claims(stage, side, worker)
     with capsys.disabled():
         print(f"\nWAL of a run in bytes: {figures}; of a key: {keyed}; HOT claims: {hot:.1%}")
@@ -429,11 +429,15 @@ async def _written(stage: Stage, side: Side, worker: int, steps: int) -> int:
     return await _wal_since(stage, position) // RUNS_WRITTEN
 
 
-async def _accepted_bytes(stage: Stage, side: Side, *, keyed: bool) -> int:
-    position = await _wal_position(stage)
-    for batch in range(5):
-        await side.intake.accept([stage.new(f"order-{batch}-{n}" if keyed else None) for n in range(BATCH)])
-    return await _wal_since(stage, position) // (5 * BATCH)
+async def _accepted_bytes(stage: Stage, side: Side, keys: str | None) -> int:
+    """WAL of a start; the least of three rounds, since autovacuum writes into the same log."""
+    least = 1 << 30
+    for name in keys or "ABC":
+        position = await _wal_position(stage)
+        for batch in range(5):
+            await side.intake.accept([stage.new(f"{name}-{batch}-{n}" if keys else None) for n in range(BATCH)])
+        least = min(least, await _wal_since(stage, position) // (5 * BATCH))
+    return least
 
 
 async def _hot_claims(stage: Stage, side: Side, worker: int) -> float:
