@@ -13,6 +13,7 @@ from waiting import eventually
 from stepwell.adapters.secrets.local import LocalSecrets
 from stepwell.domain.manifest import load_text
 from stepwell.domain.secrets import SecretError
+from stepwell.engine.intake import Start
 
 if TYPE_CHECKING:
     from gateways import Gateway
@@ -185,6 +186,20 @@ async def test_a_key_that_is_no_key_is_400(database: str, redis_url: str) -> Non
         for key in ("", "x" * 257, "é" * 129):
             assert (await running.post(f'{{"id": "{key}"}}'.encode())).status_code == 400
         assert (await running.post(b"{}")).status_code == 400
+        for key in ("x" * 256, "é" * 128):
+            assert (await running.post(f'{{"id": "{key}"}}'.encode())).status_code == 202
+
+
+async def test_a_key_is_of_its_door(database: str, redis_url: str) -> None:
+    """Two triggers, and the API: the same key at each is a run of its own."""
+    async with gateway(database, redis_url) as running:
+        await running.apply(*(trigger(name=name, idempotencyKey="k") for name in ("one", "two")))
+        answers = [await running.post(path=f"welcome/{name}") for name in ("one", "two", "one")]
+        start = Start(NAMESPACE, "welcome", {}, key="k")
+        over_api = [(await running.context.intake.start(start)).id for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [202, 202, 200]
+        runs = [answer.json()["runId"] for answer in answers] + over_api
+        assert [runs.index(run) for run in runs] == [0, 1, 0, 3, 3]
 
 
 # -- waiting for the output --------------------------------------------------------------------------------------------------

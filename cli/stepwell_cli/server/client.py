@@ -34,6 +34,10 @@ class RefusedError(StepwellError):
     exit_code = 2
 
 
+class BusyError(UnavailableError):
+    """The gateway, or what stands before it, said to come again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """Where a gateway is reached, how the caller is known there, and the namespace where none is named."""
@@ -83,6 +87,9 @@ class Client:
             except httpx.TransportError as exc:
                 if not last:
                     raise _away(exc) from exc
+            except BusyError:  # one gateway went away, and the next is not there yet
+                if not last:
+                    raise
             await asyncio.sleep(PAUSE)
 
     async def _stream(self, path: str, last: str) -> AsyncIterator[Event]:
@@ -157,7 +164,9 @@ def _refusal(response: httpx.Response) -> StepwellError:
     except (orjson.JSONDecodeError, KeyError, AttributeError):
         said = response.reason_phrase
     message = f"the gateway answered {response.status_code}: {said}"
-    return UnavailableError(message) if response.status_code >= 500 else RefusedError(message)
+    if response.status_code < 500:
+        return RefusedError(message)
+    return BusyError(message) if response.status_code in BUSY else UnavailableError(message)
 
 
 def _away(error: httpx.TransportError) -> UnavailableError:
