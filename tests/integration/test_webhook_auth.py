@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,23 @@ async def test_a_vendors_retry_starts_nothing(database: str, redis_url: str, pre
         assert (await running.post(other, headers=senders[preset](other, "delivery-2"))).status_code == 202
 
 
+async def test_a_long_name_of_a_delivery_is_a_key_too(database: str, redis_url: str) -> None:
+    async with gateway(database, redis_url, EVERYBODY) as running:
+        await running.apply(trigger(hmac_of(preset="GitHub")))
+        names = ("a" * 257, "a" * 257, "a" * 256 + "b", "a" * 256)
+        answers = [await running.post(BODY, headers=github(BODY, **{"x-github-delivery": name})) for name in names]
+        assert [answer.status_code for answer in answers] == [202, 200, 202, 202]
+
+
+async def test_slack_names_commands_otherwise_than_events(database: str, redis_url: str) -> None:
+    async with gateway(database, redis_url, EVERYBODY) as running:
+        await running.apply(trigger(hmac_of(preset="Slack")))
+        bodies = (b'{"event_id": "Ev1"}', b'{"trigger_id": "13345224609.738474920.8088"}', b'{"text": "no name"}')
+        for body, again in zip(bodies, (200, 200, 202), strict=True):
+            answers = [await running.post(body, headers=slack(body)) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [202, again], body
+
+
 async def test_handshakes(database: str, redis_url: str) -> None:
     async with gateway(database, redis_url, EVERYBODY) as running:
         await running.apply(
@@ -365,6 +383,35 @@ async def test_whatever_is_wrong_the_answer_is_the_same(database: str, redis_url
         assert count >= 40
         assert running.count() == (0, 0, 0), "a failed check stores nothing"
         assert (await running.post(BODY, "welcome/github", headers=github(BODY))).status_code == 202
+
+
+async def test_every_comparison_is_made_and_takes_the_same_time(
+    database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All keys against all signatures, whichever fits; credentials are compared in constant time as well."""
+    compared: list[bytes] = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or compare(a, b))
+    refs = [{"name": "hook", "key": key} for key in ("secret", "next", "slack")]
+    async with gateway(database, redis_url, EVERYBODY) as running:
+        await running.apply(
+            trigger({"hmac": {"preset": "Stripe", "secretRefs": refs}}, input={}),
+            trigger({"bearer": {"secretRef": {"name": "token", "key": "token"}}}, name="bearer"),
+            trigger({"basic": {"secretName": "user"}}, name="basic"),
+        )
+        good = stripe(BODY)["stripe-signature"]
+        for extra in ("", f",v1={'0' * 64}"):
+            compared.clear()
+            assert (await running.post(BODY, headers={"stripe-signature": good + extra})).status_code in {200, 202}
+            assert len(compared) == 3 * (2 if extra else 1)
+        pair = base64.b64encode(b"ada:pass:word").decode()
+        for path, header, given in (
+            ("bearer", "Bearer a token", b"a token"),
+            ("basic", f"Basic {pair}", b"ada:pass:word"),
+        ):
+            compared.clear()
+            assert (await running.post(BODY, f"welcome/{path}", headers={"authorization": header})).status_code == 202
+            assert compared == [given]
 
 
 async def test_an_unknown_hook_is_the_same_work(database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
