@@ -11,6 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from stepwell_gateway.problems import MEDIA_TYPE, Problem
+from stepwell_gateway.requests import new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -205,6 +206,7 @@ def _raw(problem: Problem) -> bytes:
         {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail}
     )
     lines = [f"content-type: {MEDIA_TYPE}", f"content-length: {len(body)}", "connection: close"]
+    lines.append(f"x-request-id: {new_request_id()}")
     lines += [f"{name.lower()}: {value}" for name, value in problem.headers.items()]
     return STATUS_LINE[problem.status] + "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 

@@ -55,7 +55,12 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _FIT.match(value):
             return bytes(value)
-    return os.urandom(12).hex().encode()
+    return new_request_id().encode()
+
+
+def new_request_id() -> str:
+    """One of ours."""
+    return os.urandom(12).hex()
 
 
 def _defect(request_id: str) -> Problem:

@@ -90,6 +90,7 @@ async def test_no_refusal_stands_in_the_place_of_another_requests_answer(
         assert running.count()[0] == 3
         [only] = await _answers(running, bad, count=0)
         assert (only.status, only.closes) == (431 if bad == BAD_HEAD else 400, True)
+        assert len(only.headers["x-request-id"]) == 24
 
 
 async def test_only_so_many_requests_may_be_sent_ahead(database: str, redis_url: str) -> None:
