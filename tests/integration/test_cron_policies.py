@@ -28,6 +28,26 @@ async def test_forbid_skips_while_a_run_of_the_trigger_is_live(database: str) ->
         assert await stage.runs() == ["2026-11-20T13:00:00Z", "2026-11-20T16:00:00Z"]
 
 
+async def test_triggers_of_one_time_do_not_see_each_other_and_who_waits_has_not_ended(database: str) -> None:
+    async with cron_stage(database, "2026-11-20T12:00:00") as stage:
+        policies = {"a": "Forbid", "b": "Forbid", "c": "Replace", "d": "Allow"}
+        triggers = [
+            {"name": name, "cron": {"schedule": "0 * * * *", "concurrencyPolicy": policy}}
+            for name, policy in policies.items()
+        ]
+        await stage.apply_spec("nightly", {"triggers": triggers})
+        await stage.look()
+        for hour in (13, 14):
+            await stage.at(f"2026-11-20T{hour}:00:00")
+            await stage.look()
+            await stage.stage.query("UPDATE runs SET status = 'waiting' WHERE status = 'queued'")
+        rows = await stage.stage.query("SELECT trigger, status FROM runs ORDER BY trigger, created_at, id")
+        assert sorted((row["trigger"], row["status"]) for row in rows) == [
+            ("a", "waiting"), ("b", "waiting"), ("c", "cancelled"), ("c", "waiting"), ("d", "waiting"), ("d", "waiting"),
+        ]  # fmt: skip
+        assert stage.leaders[0].notes.skipped == {"Forbidden": 2}
+
+
 async def test_forbid_sees_runs_from_when_it_was_allow_but_not_those_of_others(database: str) -> None:
     async with cron_stage(database, "2026-11-20T12:00:00") as stage:
         await stage.apply(schedule="0 * * * *", **AT)

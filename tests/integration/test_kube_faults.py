@@ -300,6 +300,26 @@ async def test_what_is_no_token_is_not_asked_about(token: str) -> None:
     assert not fake.asked
 
 
+async def test_a_right_of_one_group_is_not_believed_of_the_next_caller_of_that_name() -> None:
+    """Two clusters' tokens, or one whose groups were changed: the answer belongs to the whole identity."""
+
+    def by_identity(request: Received) -> bytes:
+        spec = json.loads(request.body)["spec"]
+        allowed = spec.get("groups") == ["people"] and spec.get("uid") == "1" and "extra" not in spec
+        return json_response(json.dumps({"status": {"allowed": allowed}}), "201 Created")
+
+    known = Identity("x", "1", ("people",))
+    others = [
+        Identity("x", "1", ("others",)), Identity("x", "1"), Identity("x", "2", ("people",)),
+        Identity("x", "1", ("people",), (("scopes", ("a",)),)),
+    ]  # fmt: skip
+    async with faked(fake := Fake(by_identity)) as calls:
+        access = KubeAccess(calls)
+        found = [await access.allowed(who, "get", "runs", "growth", "x") for who in (known, *others, known, *others)]
+    assert found == [True, False, False, False, False] * 2
+    assert len(fake.asked) == 5
+
+
 @pytest.mark.parametrize("found", [{}, {"allowed": "true"}, {"allowed": True, "denied": True}, {"allowed": 1}])
 async def test_what_is_not_clearly_allowed_is_not(found: dict[str, Any]) -> None:
     async with faked(Fake(json_response(json.dumps({"status": found}), "201 Created"))) as calls:
