@@ -80,7 +80,7 @@ def _event(subject: Subject, reason: str, message: str, number: int, *, warning:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
     return {
-        "metadata": {"name": f"{subject.name[:200]}.{number:x}", "namespace": subject.namespace},
+        "metadata": {"name": f"{subject.name[:200].rstrip('-.')}.{number:x}", "namespace": subject.namespace},
         "involvedObject": {
             "apiVersion": "stepwell.dev/v1alpha1",
             "kind": subject.kind,

@@ -512,6 +512,10 @@ class Nothing:
         return {}
 
 
+def test_the_pace_is_as_promised() -> None:
+    assert (Pace().per_object, Pace().rate) == (60.0, 10.0)
+
+
 async def test_runs_are_written_rarely_and_never_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     history, board, entries = History(), Board(), Entries()
     showing = Showing(board, entries, board, OperatorMetrics(), BASE)

@@ -228,6 +228,9 @@ def test_a_run_is_started_waited_for_and_described(world: World) -> None:
     header, row = world.kube.kubectl("get", "swr", name).stdout.splitlines()
     assert header.split() == ["NAME", "WORKFLOW", "PHASE", "STARTED", "FINISHED", "AGE"]
     assert row.split()[:3] == [name, "quick", "Succeeded"]
+    assert name in world.kube.kubectl("get", "swr", "--field-selector", "spec.workflowRef.name=quick").stdout
+    assert name not in world.kube.kubectl("get", "swr", "--field-selector", "spec.workflowRef.name=fails").stdout
+    assert world.get(name)["metadata"].keys() & {"annotations", "finalizers"} == set()
     assert world.writes.count(name) <= 4
     assert world.events(name) in ([("Normal", "Succeeded")], [("Normal", "Started"), ("Normal", "Succeeded")])
 
@@ -235,6 +238,30 @@ def test_a_run_is_started_waited_for_and_described(world: World) -> None:
 def reason(status: dict[str, Any]) -> tuple[str, str]:
     """The condition Succeeded."""
     return next((c["status"], c["reason"]) for c in status["conditions"] if c["type"] == "Succeeded")
+
+
+def test_an_edit_during_a_run_is_for_the_next_one(world: World) -> None:
+    def version(number: int) -> dict[str, Any]:
+        waits = {"name": "pause", "wait": {"duration": "3s" if number == 1 else "1ms"}}
+        return workflow("versioned", [waits, {"name": "tell", "transform": {"value": {"version": number}}}])
+
+    world.apply(version(1))
+    first = world.create("versioned")
+    eventually_sync(lambda: world.run_of(first) == "waiting")
+    world.apply(version(2))
+    synced = "--for=jsonpath={.status.observedGeneration}=2"
+    world.kube.kubectl("wait", synced, "swf/versioned", "--timeout=30s")
+    second = world.create("versioned")
+    assert world.finished(second)["output"] == {"version": 2}
+    assert world.finished(first)["output"] == {"version": 1}
+
+
+def test_its_priority_is_the_runs(world: World) -> None:
+    name = world.create("quick", input={"n": 1}, priority="High")
+    run_id = world.finished(name)["runId"]
+    other = world.finished(world.create("quick", input={"n": 1}))["runId"]
+    rows = world.rows("SELECT priority FROM runs WHERE id = ANY(%s::uuid[])", [run_id, other])
+    assert len(set(rows)) == 2
 
 
 def test_a_failure_says_which_step_and_why(world: World) -> None:
@@ -337,6 +364,16 @@ def test_only_cancel_and_ttl_may_change(world: World) -> None:
     ]:
         spec = json.dumps({"spec": patch})
         assert words in world.kube.kubectl("patch", "swr", name, "--type=merge", "-p", spec, check=False).stderr
+    removed = json.dumps([{"op": "remove", "path": "/spec/input"}])
+    assert (
+        "input cannot change"
+        in world.kube.kubectl("patch", "swr", name, "--type=json", "-p", removed, check=False).stderr
+    )
+    other = json.dumps(world.manifest("other", name))
+    forced = ("apply", "--server-side", "--force-conflicts", "-f", "-")
+    assert "workflowRef cannot change" in world.kube.kubectl(*forced, given=other, check=False).stderr
+    world.kube.kubectl(*forced, "--subresource=status", given=other)
+    assert world.get(name)["spec"]["workflowRef"] == {"name": "never"}, "a status holds no spec"
     assert reason(world.finished(name)) == ("False", "Cancelled")
 
 

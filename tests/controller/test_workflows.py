@@ -17,7 +17,9 @@ from kube_api import condition
 from psycopg.conninfo import make_conninfo
 from waiting import eventually, eventually_sync
 
+from stepwell.adapters.postgres.secret_troubles import PostgresTroubleStore
 from stepwell.engine.intake import Start
+from stepwell.engine.secret_troubles import Met, Use
 from stepwell_operator.workflows.cluster import Cluster
 from stepwell_operator.workflows.refresh import Pace
 from stepwell_operator.workflows.room import workflows
@@ -224,6 +226,23 @@ def test_a_condition_keeps_the_time_of_its_last_change(world: World) -> None:
     assert found[1], "it stands suspended"
 
 
+def test_what_workers_met_of_secrets_comes_and_goes(world: World) -> None:
+    world.api.create("secretive", {"steps": STEPS})
+    world.synced("secretive")
+    assert world.thread is not None
+    assert world.context is not None
+    store, use = PostgresTroubleStore(world.context.reads, "worker"), Use("default", "secretive", "api")
+    world.thread.call(store.write({use: Met("SecretNotLabelled", "the Secret api lacks the label")}, []))
+    eventually_sync(
+        lambda: condition(world.api.status("secretive"), "SecretsAvailable") == ("False", "SecretNotLabelled")
+    )
+    assert world.api.ready("secretive") == ("True", "Synced"), "its spec is in effect"
+    found = eventually_sync(lambda: len(e := world.api.events("secretive")) == 2 and e)
+    assert found[1] == ("Warning", "SecretNotLabelled", "the Secret api lacks the label")
+    world.thread.call(store.write({}, [use]))
+    eventually_sync(lambda: condition(world.api.status("secretive"), "SecretsAvailable") == ("True", "Available"))
+
+
 def test_runs_are_counted_in_the_status(world: World) -> None:
     world.api.create("counted", {"steps": STEPS})
     world.synced("counted")
@@ -357,6 +376,12 @@ def test_what_the_ways_of_kubectl_do(world: World, kube: KubeServer) -> None:
     header, row = kube.kubectl("get", "swf", "ways").stdout.splitlines()
     assert header.split("  ")[0] == "NAME"
     assert row.split()[:2] == ["ways", "True"]
+    world.api.create("columns", SPEC)
+    world.synced("columns")
+    header, row = kube.kubectl("get", "swf", "columns", "-o", "wide").stdout.splitlines()
+    columns = {name: row[header.index(name) :].split()[0] for name in ("READY", "URL", "ACTIVE", "REASON", "REVISION")}
+    revision = str(world.api.status("columns")["revision"])
+    assert list(columns.values()) == ["True", "/hooks/default/columns/hook", "0", "Synced", revision]
     assert "Synced" in kube.kubectl("describe", "swf", "ways").stdout
 
 

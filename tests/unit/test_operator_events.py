@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, cast
 
 import pytest
@@ -57,6 +58,13 @@ async def test_what_the_api_server_says_to_an_event(monkeypatch: pytest.MonkeyPa
         "a name that is taken is that of the event itself"
     )
     assert calls.asked == [("/api/v1/namespaces/shop/events", f"message {n}") for n in range(4)]
+
+
+@pytest.mark.parametrize("name", ["a" * 253, "a" * 199 + "-b", "a" * 198 + ".-b"])
+def test_a_long_name_makes_a_name_that_the_api_server_takes(name: str) -> None:
+    made = events._event(Subject("WorkflowRun", "shop", name, "uid"), "Started", "message", 255, warning=False)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", made["metadata"]["name"])
+    assert len(made["metadata"]["name"]) <= 253
 
 
 def test_what_is_too_much_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
