@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from http_calls import Secrets, call_of, client, failure, perform, ref, secret
-from http_servers import Received, json_response, reset, response, serve
+from http_servers import Received, json_response, redirect, reset, response, serve
+
+from stepwell.adapters.http.guard import AddressPolicy
+from stepwell.domain.retry import StepFailure
 
 if TYPE_CHECKING:
     from http_servers import Answer
@@ -112,6 +116,78 @@ async def test_trailers_are_read_and_not_shown() -> None:
     async with serve(CHUNKED + b"1\r\n7\r\n0\r\nX-Late: yes\r\n\r\n") as server:
         outcome = await perform({"url": server.url})
     assert (outcome.output, outcome.http) == (7, {"status": 200, "headers": {"transfer-encoding": "chunked"}})
+
+
+ANSWERS = [
+    json_response('{"a": [1, null, "x"]}'),
+    response(
+        gzip.compress(b"[1, 2]", mtime=0), "Content-Encoding: gzip", "Content-Type: application/json; charset=utf-8"
+    ),
+    CHUNKED + b"2\r\n[1\r\n1;ext=1\r\n]\r\n0\r\nX-T: a\r\n\r\n",
+    response(
+        b"", "Retry-After: Wed, 21 Oct 2015 07:28:30 GMT", "Date: Wed, 21 Oct 2015 07:28:00 GMT", status="503 Busy"
+    ),
+    redirect("/next?a=b"),
+    b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + json_response("{}"),
+    response(b"caf\xe9", "Content-Type: text/plain; charset=latin-1", "Set-Cookie: a=b; Expires=x"),
+]
+PIECES = [
+    b"\r\n", b"\0", b"\xff", b":", b";", b"0", b"-1", b"9" * 20, b"chunked", b"gzip", b"Content-Length: 3\r\n", b"Location: http://[",
+    b"'", b'"', b"charset=", b"utf-16", b"Connection: close\r\n", b"HTTP/1.1 100 C\r\n\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n",
+]  # fmt: skip
+
+
+def damaged(chance: random.Random) -> bytes:
+    answer = bytearray(chance.choice(ANSWERS))
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(answer))
+        answer[at : at + chance.choice([0, 0, 1, 4])] = chance.choice([*PIECES, chance.randbytes(1)])
+    return bytes(answer)
+
+
+async def test_whatever_comes_is_an_output_or_a_failure_that_has_a_reason() -> None:
+    chance = random.Random(20261123)
+    answers: list[bytes] = []
+
+    async def next_one(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers[-1])
+        writer.close()
+
+    ended: set[str] = set()
+    async with serve(next_one) as server, client() as opened:
+        for number in range(600):
+            answers.append(damaged(chance))
+            auth = {"auth": {"bearer": ref("api", "token")}} if number % 2 else {}
+            spec = {"url": server.url, "followRedirects": True, **auth}
+            try:
+                await perform(spec, secrets=known(), through=opened)
+                ended.add("Succeeded")
+            except StepFailure as failed:
+                ended.add(failed.reason)
+    assert {"Succeeded", "InvalidResponse", "ConnectionLost", "UnexpectedStatus", "TooManyRedirects"} <= ended
+    assert "InternalError" not in ended
+
+
+# Addresses in disguise
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST",
+        "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ",
+        "①②⑦.0.0.1",
+        "127。0。0。1",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+    ],
+)
+async def test_no_spelling_of_this_machine_reaches_it(host: str) -> None:
+    async with serve(json_response("1")) as server:
+        failed = await failure({"url": f"http://{host}:{server.port}/"}, policy=AddressPolicy())
+        assert not server.connections
+    assert (failed.reason, failed.sent, failed.final) == ("AddressNotAllowed", False, True)
 
 
 # Kept connections that die

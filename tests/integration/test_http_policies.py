@@ -222,7 +222,8 @@ async def test_http_goes_through_a_proxy_in_absolute_form() -> None:
     "host",
     [
         "localhost", "127.0.0.1", "10.0.0.1", "169.254.169.254", "metadata.google.internal", "orders.shop.svc", "orders",
-        "[::1]", "[::ffff:10.0.0.1]", "0x7f.1", "0xa9fea9fe",
+        "[::1]", "[::ffff:10.0.0.1]", "0x7f.1", "0xa9fea9fe", "0", "127.1", "127.0.0.1.", "LocalHost.", "ⓛocalhost", "①②⑦.0.0.1",
+        "127。0。0。1", "[64:ff9b::7f00:1]", "orders.SHOP.svc.",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -331,6 +331,22 @@ async def test_an_answer_that_repeats_the_secret(status: str) -> None:
     assert http["headers"]["x-echo"] == "***"
 
 
+@pytest.mark.parametrize("status", ["200 OK", "401 No"])
+async def test_the_pair_of_basic_authentication_is_masked_where_its_halves_are_too_short(status: str) -> None:
+    async def echo(request: Received, writer: asyncio.StreamWriter) -> None:
+        given = request.header("authorization") or ""
+        text = f"{given} {b64decode(given.partition(' ')[2]).decode()}"
+        writer.write(response(text.encode(), "Content-Type: text/plain", status=status))
+
+    async with serve(echo) as server:
+        spec = {"url": server.url, "auth": {"basic": {"secretName": "api"}}}
+        short = Secrets(secret("api", username="bot", password="s3cr3t!"))
+        if status == "200 OK":
+            assert (await perform(spec, secrets=short)).output == "Basic *** ***"
+        else:
+            assert (await failure(spec, secrets=short)).message.endswith("answered 401 No: Basic *** ***")
+
+
 HIDDEN = [
     response(b"x" * 900 + TOKEN.encode() + b"x" * 900, status="500 Oops"),
     response(b" " * 1195 + TOKEN.encode(), status="500 Oops"),
@@ -338,7 +354,8 @@ HIDDEN = [
     response(TOKEN.encode("utf-16"), "Content-Type: text/plain; charset=utf-16", status="500 Oops"),
     response(TOKEN.encode("utf-16-le"), status="500 Oops"),
     response(b"", status=f"500 {TOKEN}"),
-    response(b"", status=f"500 {'x' * 60}{TOKEN}"),
+    response(b"", status=f"500 {'x' * 52}{TOKEN}"),
+    response(b"x" * 288 + TOKEN.encode(), status="500 Oops"),
     response(b"", f"X-Echo: {'x' * 1018}{TOKEN}", status="500 Oops"),
     response(gzip.compress(TOKEN.encode(), mtime=0), "Content-Encoding: gzip", status="500 Oops"),
     response(TOKEN.encode(), f"Content-Encoding: {TOKEN}"),

@@ -20,6 +20,11 @@ from stepwell.domain.retry import StepFailure
         ("http://{{ t }}.a.example/?q={{ t }}", {"t": "x"}, "http://x.a.example/?q=x"),
         ("http://a.example?q={{ q }}", {"q": "a&b=c#d"}, "http://a.example?q=a%26b%3Dc%23d"),
         ("http://a.example/{{ n }}/{{ o }}", {"n": 7, "o": {"k": 1}}, "http://a.example/7/%7B%22k%22%3A1%7D"),
+        (
+            "http://a.example/{{ v }}?{{ v }}={{ v }}",
+            {"v": "\r\nX: +"},
+            "http://a.example/%0D%0AX%3A%20%2B?%0D%0AX%3A%20%2B=%0D%0AX%3A%20%2B",
+        ),
         ("http://bücher.example/ü?ä", {}, "http://xn--bcher-kva.example/%C3%BC?%C3%A4"),
         ("HTTP://A.example/%41", {}, "HTTP://A.example/%41"),
         ("{{ s }}://a.example/", {"s": "https"}, "https://a.example/"),
@@ -60,6 +65,15 @@ def test_urls_that_are_refused(url: str, value: Any) -> None:
         render({"url": url}, value)
     assert (caught.value.reason, caught.value.sent, caught.value.final) == ("InvalidUrl", False, True)
     assert ":p@" not in caught.value.message
+
+
+def test_a_query_cannot_be_split_either() -> None:
+    query = {"a b&\r\n": "{{ v }}", "v": "{{ [v, 1.5, true, null, {'k': v}] }}", "plain": "{{ v }}{{ v }}"}
+    value = {"v": "\r\n&=é+"}
+    request = render({"url": "http://a.example/?x", "query": query}, value)
+    v = "%0D%0A%26%3D%C3%A9%2B"
+    nested = "%7B%22k%22%3A%22%5Cr%5Cn%26%3D%C3%A9%2B%22%7D"
+    assert request.url == f"http://a.example/?x&a%20b%26%0D%0A={v}&v={v}&v=1.5&v=true&v={nested}&plain={v}{v}"
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\x7f", "a\x01", "x" * 9000])

@@ -12,7 +12,7 @@ from stepwell.actions.registry import default_actions
 from stepwell.domain.http_spec import HttpCall
 from stepwell.domain.retry import MAX_RETRY_AFTER, NEVER, RetryPolicy, StepFailure
 
-IDEMPOTENT = ["GET", "HEAD", "PUT", "DELETE"]
+IDEMPOTENT = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
 
 
 def failed(kind: str = "Error", status: int | None = None, **more: Any) -> StepFailure:
