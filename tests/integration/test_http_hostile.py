@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from http_calls import Secrets, call_of, client, failure, perform, ref, secret
 from http_servers import Received, json_response, redirect, reset, response, serve
+from waiting import eventually
 
 from stepwell.adapters.http.guard import AddressPolicy
 from stepwell.domain.retry import StepFailure
@@ -224,6 +225,49 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_not_used() -> None
             assert (await perform({"url": server.url, "method": "POST"}, through=opened)).output == 1
             await asyncio.wait_for(server.left.wait(), 5)  # the client saw the end, and closed its side
             assert (server.connections, len(server.requests)) == (number, number)
+
+
+# Connections that are not to be had
+
+
+async def test_a_server_that_never_shakes_hands_was_sent_nothing() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        failed = await failure({"url": f"https://127.0.0.1:{port}/", "method": "POST"}, call=call_of(0.2))
+    assert (failed.reason, failed.sent) == ("Timeout", False)
+    assert failed.message.endswith("no connection within 0.2 s")
+
+
+async def test_a_call_that_waits_for_a_place_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepwell.adapters.http.connector.MAX_CONNECTIONS", 2)
+
+    async def silent(request: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with serve(silent) as server, client() as opened:
+        held = [asyncio.ensure_future(perform({"url": server.url, "method": "POST"}, through=opened)) for _ in range(2)]
+        await eventually(lambda: len(server.requests) == 2)
+        failed = await failure({"url": server.url, "method": "POST"}, through=opened, call=call_of(0.1))
+        assert len(server.requests) == 2
+        for call in held:
+            call.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+    assert (failed.reason, failed.sent) == ("Timeout", False)
+
+
+async def test_calls_of_many_runs_are_in_flight_at_once() -> None:
+    together = asyncio.Barrier(60)
+
+    async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+        await together.wait()
+        writer.write(json_response("1"))
+
+    async with serve(answer) as server, client() as opened:
+        await asyncio.gather(*(perform({"url": server.url}, through=opened) for _ in range(together.parties)))
 
 
 # What repeats a secret in odd ways
