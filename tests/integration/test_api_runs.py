@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -107,10 +108,21 @@ async def test_other_refusals_of_a_start(database: str, redis_url: str) -> None:
             "POST", START, content=b" " * (1 << 20) + b"{}", headers={"content-type": "application/json"}
         )
         assert large.status_code == 413
+        a.gateway.context.quotas._queued = 1
+        assert a.gateway.count() == (0, 0, 0)
+        first, *later = [await a.post(START, {"input": {"n": n}}) for n in range(3)]
+        assert first.status_code == 202
+        assert [(r.status_code, r.json()["quota"], "retry-after" in r.headers) for r in later] == [
+            (429, "queued", True)
+        ] * 2
+        a.gateway.context.quotas._queued, a.gateway.context.quotas._starts = 0, 1
+        over = [r for r in await asyncio.gather(*(a.post(START) for _ in range(8))) if r.status_code != 202]
+        assert {(r.status_code, r.json()["quota"]) for r in over} == {(429, "starts")}
         await a.apply("order", suspended=True)
+        a.gateway.context.quotas._starts = 0
         suspended = await a.post(START)
         assert (suspended.status_code, "retry-after" in suspended.headers) == (503, True)
-        assert a.gateway.count() == (0, 0, 0)
+        assert a.gateway.count()[0] == 9 - len(over)
 
 
 # -- lists -----------------------------------------------------------------------------------------------------------------
