@@ -71,10 +71,21 @@ def lower_hex(text: str) -> str:
     return re.sub("%..", lambda match: match[0].lower(), text)
 
 
+def dotnet(text: str) -> str:
+    """As .NET writes it in JSON."""
+    return "".join(f"\\u{ord(c):04X}" if not c.isascii() or c in "\"&'+<>`" else c for c in text)
+
+
 def forms(value: str) -> Iterator[str]:
     """Ways to write a value, made without the code under test."""
     yield from (value, quote(value), quote(value, safe=""), quote_plus(value), lower_hex(quote_plus(value)))
-    yield from (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value), repr(value))
+    yield from (
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        html.escape(value),
+        repr(value),
+        dotnet(value),
+    )
     for before in range(3):
         encoded = b64encode(b"\0" * before + value.encode() + b"\0" * 3).decode()
         yield encoded[4 : 4 + len(value.encode()) * 4 // 3 - 6]
@@ -113,6 +124,7 @@ def said(request: Received) -> list[str]:
             value, f"x{value}y", quote(value), quote(value, safe=""), quote_plus(value), lower_hex(quote_plus(value)),
             b64encode(value.encode()).decode(), b64encode(f"a{value}".encode()).decode(),
             b64encode(f"ab{value}".encode()).decode(), html.escape(value), json.dumps(value),
+            dotnet(value),
         )
     ]  # fmt: skip
 

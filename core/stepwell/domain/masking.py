@@ -42,11 +42,12 @@ _WEB_JSON = (
 class Mask:
     """Knows some values and hides them."""
 
-    __slots__ = ("_dumped", "_forms", "_pattern")
+    __slots__ = ("_dumped", "_forms", "_pattern", "_shortest")
 
     def __init__(self, values: Iterable[bytes] = ()) -> None:
         forms = {form for value in values if len(value) >= MIN_BYTES for form in _forms(value)}
         self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+        self._shortest = len(self._forms[-1]) if forms else 0
         self._dumped = tuple({dumps(form).decode()[1:-1] for form in forms})
         self._pattern = re.compile("|".join(map(re.escape, self._forms))) if forms else None
 
@@ -58,7 +59,7 @@ class Mask:
 
     def found(self, text: str) -> bool:
         """Whether the text holds a form of a value."""
-        return _holds(text, self._forms)
+        return len(text) >= self._shortest and _holds(text, self._forms)
 
     def text(self, text: str, *, cut: bool = False) -> str:
         """The text without the values. ``cut``: it may end in the middle of one."""
@@ -121,8 +122,9 @@ def _forms(value: bytes) -> Iterator[str]:
     yield repr(text)[1:-1]
     plain = {text, html.escape(text), html.escape(text, quote=False), text.replace("/", "\\/")}
     once = _in_json(plain)
-    yield from plain | once | _in_json(once)  # twice: JSON that a string of JSON holds, as it stands in an excerpt
-    yield from (_in_web_json(text, marks, form) for marks, form in _WEB_JSON)
+    web = {_in_web_json(text, marks, form) for marks, form in _WEB_JSON}
+    # Twice: JSON that a string of JSON holds, as it stands in an excerpt.
+    yield from plain | once | _in_json(once) | web | _in_json(web)
     yield html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
     yield from _percent_encoded(value)
 
