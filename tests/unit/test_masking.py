@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -112,6 +113,15 @@ def test_short_values_are_not_masked() -> None:
     mask = Mask([b"1234567", b"", b"a"])
     assert not mask
     assert mask.text("1234567 a") == "1234567 a"
+
+
+def test_a_text_that_nearly_holds_a_long_value_takes_no_seconds() -> None:
+    """A regular expression of all forms would begin anew at every character."""
+    mask = Mask([b"a" * 8000])
+    text = ("a" * 7999 + "~") * 130
+    began = time.perf_counter()
+    assert mask.text(f"{text}{'a' * 8000}") == f"{text}***"
+    assert time.perf_counter() - began < 1.5
 
 
 def test_the_longest_value_first() -> None:
