@@ -83,6 +83,13 @@ async def test_a_flood_is_cut_off(begin: bytes, block: bytes, said: str) -> None
     assert said in failed.message
 
 
+async def test_a_compressed_body_that_holds_nothing_without_end() -> None:
+    """Each five bytes are an empty block: nothing of them counts as a body."""
+    begin = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"", mtime=0)[:10]
+    async with serve(flood(begin, b"\0\0\0\xff\xff" * 1000)) as server:
+        assert (await failure({"url": server.url})).reason == "ResponseTooLarge"
+
+
 async def test_some_interim_answers_are_passed_over() -> None:
     async with serve(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 10 + json_response("[1]")) as server:
         for _ in range(2):
@@ -225,6 +232,14 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_not_used() -> None
             assert (await perform({"url": server.url, "method": "POST"}, through=opened)).output == 1
             await asyncio.wait_for(server.left.wait(), 5)  # the client saw the end, and closed its side
             assert (server.connections, len(server.requests)) == (number, number)
+
+
+async def test_an_idle_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the server does it, which would meet the next request on its way."""
+    monkeypatch.setattr("stepwell.adapters.http.connector.IDLE_SECONDS", 0.1)
+    async with serve(json_response("1")) as server, client() as opened:
+        await perform({"url": server.url}, through=opened)
+        await asyncio.wait_for(server.left.wait(), 10)
 
 
 # Connections that are not to be had
