@@ -73,7 +73,7 @@ class Database:
 
     now: Callable[[], int]
     rows: dict[str, Row] = field(default_factory=dict)
-    records: dict[str, dict[tuple[str, int], tuple[int, AttemptRecord]]] = field(default_factory=dict)
+    records: dict[str, dict[tuple[str, int, int], tuple[int, AttemptRecord]]] = field(default_factory=dict)
     revisions: dict[int, StoredRevision] = field(default_factory=dict)
     alive: set[int] = field(default_factory=set)
     fences: int = 0
@@ -89,7 +89,8 @@ class Database:
 
     def final_record(self, run_id: str, step: str) -> AttemptRecord | None:
         """The durable result of a step."""
-        return next((a for a in self.attempts(run_id) if a.step == step and a.retry_at is None), None)
+        found = (a for a in self.attempts(run_id) if a.step == step and a.item < 0 and a.retry_at is None)
+        return next(found, None)
 
     def change(self, row: Row, status: str) -> None:
         assert not row.final, f"a run that {row.status} changes to {status}"
@@ -303,8 +304,9 @@ class MemoryStore:
     def _write(self, row: Row, entry: FlushEntry) -> Kept:
         wakes, cancelled = row.wakes, row.cancelled_at is not None and row.outcome is None
         for attempt in entry.attempts:
-            _, known = self.database.records[row.id].setdefault((attempt.step, attempt.attempt), (entry.fence, attempt))
-            assert known is attempt, f"attempt {attempt.attempt} of {attempt.step} was made twice and recorded already"
+            place = attempt.step, attempt.item, attempt.attempt
+            _, known = self.database.records[row.id].setdefault(place, (entry.fence, attempt))
+            assert known is attempt, f"attempt {place} was made twice and recorded already"
         if entry.end is not None and not (cancelled and entry.end.status is RunStatus.SUCCEEDED):
             self.database.change(row, entry.end.status)
             assert entry.end.kept == (row.outcome is not None and entry.end.status == row.outcome.status)
@@ -347,7 +349,7 @@ def _recorded(run_id: str, attempt: AttemptRecord) -> RecordedAttempt:
 
     return RecordedAttempt(
         run_id, attempt.step, attempt.attempt, StepStatus(attempt.status).value, text(attempt.output),
-        text(attempt.error), text(attempt.http), attempt.finished_at, attempt.retry_at,
+        text(attempt.error), text(attempt.http), attempt.finished_at, attempt.retry_at, attempt.item, attempt.items,
     )  # fmt: skip
 
 

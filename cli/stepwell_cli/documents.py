@@ -45,6 +45,7 @@ def progress_document(progress: Progress) -> dict[str, Any]:
             "state": step.state,
             "attempt": step.attempt,
             "retryAt": step.retry_at,
+            **({} if step.items is None else {"items": {"done": step.items[0], "all": step.items[1]}}),
         }
         for step in progress.steps
     ]
@@ -56,6 +57,7 @@ def step_document(step: StepRecord) -> dict[str, Any]:
     return {
         "step": step.step,
         "itemIndex": None if step.item_index < 0 else step.item_index,
+        "items": step.items,
         "attempt": step.attempt,
         "status": step.status,
         "startedAt": step.started_at,

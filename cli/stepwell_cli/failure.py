@@ -23,7 +23,8 @@ def lines(run: RunRecord, steps: Sequence[StepRecord]) -> Iterator[str]:
     """The explanation. A run's error holds its reason and message, and the step where one is to blame."""
     error = run.error or {}
     blamed = error.get("step")
-    attempts = [step for step in steps if step.step == blamed and step.status == "failed"]
+    place = blamed, error.get("index", -1)
+    attempts = [step for step in steps if (step.step, step.item_index) == place and step.status == "failed"]
     yield f"run {run.id} {_how(run.status)}{_where(blamed, attempts)}"
     if run.status == "cancelled":
         return
@@ -44,12 +45,14 @@ def _how(status: str) -> str:
 def _where(step: object, attempts: Sequence[StepRecord]) -> str:
     if step is None:
         return ""
-    tries = f", attempt {attempts[-1].attempt}" if attempts and attempts[-1].attempt > 1 else ""
-    return f" at step {step}{tries}"
+    last = attempts[-1] if attempts else None
+    item = f", item {last.item_index}" if last and last.item_index >= 0 else ""
+    tries = f", attempt {last.attempt}" if last and last.attempt > 1 else ""
+    return f" at step {step}{item}{tries}"
 
 
 def _attempt(step: StepRecord) -> Iterator[str]:
-    yield f"  the step's input: {compact(step.input)}"
+    yield f"  {"the step's input" if step.item_index < 0 else 'the item'}: {compact(step.input)}"
     if step.http is not None:
         headers = step.http.get("headers")
         kind = headers.get("content-type") if isinstance(headers, dict) else None

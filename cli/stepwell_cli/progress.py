@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stepwell.domain.graph import direct_needs
@@ -35,7 +35,8 @@ class StepProgress:
     """A step of a run. ``state``: pending, running, waiting, retrying, succeeded, failed, skipped; where the run ended
     before it had a result, stopped (it was in flight, or about to be) or not run.
 
-    ``attempt`` is the latest one that is known of (0: none); ``message`` says why the latest one failed.
+    ``attempt`` is the latest one that is known of (0: none); ``message`` says why the latest one failed. ``items`` are those
+    that are over, and all of them, of a step with `forEach` of which at least one is over.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StepProgress:
     finished_at: datetime | None = None
     retry_at: datetime | None = None
     message: str = ""
+    items: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,38 @@ class Progress:
     def ended(self) -> bool:
         """Whether the run has its final status."""
         return RunStatus(self.run.status).final
+
+
+class ItemsProgress:
+    """What was recorded of the items of one step."""
+
+    def __init__(self) -> None:
+        self._over: set[int] = set()
+        self._retries: dict[int, StepRecord] = {}
+        self._all = 0
+        self._began: datetime | None = None
+
+    def add(self, record: StepRecord) -> None:
+        """One attempt; those of an item come in their order."""
+        self._all = record.items or 0
+        self._began = min(self._began or record.started_at, record.started_at)
+        if record.retry_at is None:
+            self._over.add(record.item_index)
+            self._retries.pop(record.item_index, None)
+        else:
+            self._retries[record.item_index] = record
+
+    def shown(self, step: StepProgress, run: RunState) -> StepProgress:
+        """The step with its items. While the run waits, it is for one of them."""
+        step = replace(step, items=(len(self._over), self._all))
+        if step.state not in {"running", "pending"}:
+            return step
+        step = replace(step, started_at=self._began)
+        if run.status != "waiting" or not self._retries:
+            return step
+        first = min(self._retries.values(), key=lambda record: record.retry_at or record.finished_at)
+        message = f"item {first.item_index}: {(first.error or {}).get('message', '')}"
+        return replace(step, state="retrying", retry_at=first.retry_at, message=message)
 
 
 def plan(spec: dict[str, Any]) -> tuple[PlannedStep, ...]:
@@ -79,10 +113,13 @@ def progress(planned: Sequence[PlannedStep], run: RunState, records: Iterable[St
     """Put a run together from its spec and its records."""
     latest: dict[str, StepRecord] = {}
     first: dict[str, datetime] = {}
+    items: dict[str, ItemsProgress] = {}
     for record in records:
         if record.item_index == -1:
             latest[record.step] = record
             first.setdefault(record.step, record.started_at)
+        else:
+            items.setdefault(record.step, ItemsProgress()).add(record)
     done = {step.name: latest[step.name].finished_at for step in planned if _done(step, latest.get(step.name))}
     turn = _turn(planned, latest, done)
     steps = tuple(
@@ -91,7 +128,7 @@ def progress(planned: Sequence[PlannedStep], run: RunState, records: Iterable[St
         else _unrecorded(step, run, done, turn)
         for step in planned
     )
-    return Progress(run, steps)
+    return Progress(run, tuple(items[s.name].shown(s, run) if s.name in items else s for s in steps))
 
 
 def _turn(planned: Sequence[PlannedStep], latest: dict[str, StepRecord], done: dict[str, datetime]) -> Part:

@@ -214,9 +214,15 @@ def _duration_of(step: StepProgress) -> str:
 
 
 def _note(step: StepProgress) -> str:
+    items = "" if step.items is None else f"{step.items[0]:,}/{step.items[1]:,} items"
+    return ", ".join(filter(None, (items, _why(step))))
+
+
+def _why(step: StepProgress) -> str:
+    """Why it failed, also where it went on after some of its items did."""
     message = shorten(plain(step.message).replace("\n", " "), 300)
     if step.retry_at is None:
-        return message if step.state == "failed" else ""
+        return message if step.state in {"failed", "succeeded"} else ""
     left = (step.retry_at - datetime.now(UTC)).total_seconds()
     return f"again in {left:.0f} s: {message}" if left > 0.5 else f"again now: {message}"
 

@@ -70,6 +70,7 @@ def _tell_attempt(execution: Execution, attempt: AttemptRecord) -> None:
     fields = _fields(
         execution,
         step=attempt.step,
+        **({} if attempt.item < 0 else {"item": attempt.item}),
         attempt=attempt.attempt,
         status=attempt.status.value,
         seconds=(attempt.finished_at - attempt.started_at) / 1e6,
@@ -84,8 +85,9 @@ def _why(end: End, entry: FlushEntry) -> dict[str, Any]:
     if end.error is None:
         return {}
     error = orjson.loads(end.error)
-    found = {key: error[key] for key in ("reason", "step") if key in error}
-    attempts = [attempt.attempt for attempt in entry.attempts if attempt.step == error.get("step")]
+    found = {key: error[key] for key in ("reason", "step", "index") if key in error}
+    place = error.get("step"), error.get("index", -1)
+    attempts = [attempt.attempt for attempt in entry.attempts if (attempt.step, attempt.item) == place]
     return found | ({"attempt": attempts[-1]} if attempts else {})
 
 

@@ -22,8 +22,8 @@ from virtual_time import EPOCH, VirtualClock, run_virtual
 
 from stepwell.domain import handlers
 from stepwell.domain.retry import StepFailure
-from stepwell.engine.execution import FRESH
 from stepwell.engine.ports import AttemptRecord, ReadyRun
+from stepwell.engine.work import FRESH
 
 if TYPE_CHECKING:
     from stepwell.domain.action import Call

@@ -107,6 +107,7 @@ def _step(step: dict[str, Any]) -> StepRecord:
         retry_at=_perhaps(step["retryAt"]),
         error=step.get("error"),
         http=step.get("http"),
+        items=step.get("items"),
         input=step.get("input"),
         output=step.get("output"),
     )

@@ -89,7 +89,7 @@ class Call:
     """What an effect is told about its attempt; ``timeout`` in seconds, for the whole attempt.
 
     ``now`` is the database's time at its begin, ``since`` the moment from which the step could have begun: the finish of
-    the step before. Both in microseconds.
+    the step before. Both in microseconds. ``item`` is the index of the item that it is for, of a step with `forEach`.
     """
 
     namespace: str
@@ -101,6 +101,7 @@ class Call:
     idempotency_key: str
     now: int = 0
     since: int = 0
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stepwell.domain.action import Compiler
 from stepwell.domain.errors import Problem
 from stepwell.domain.expressions import Expression, Scope
+from stepwell.domain.for_each import ITEM, compile_for_each
 from stepwell.domain.graph import Graph, build_graph, direct_needs, find_cycle
 from stepwell.domain.retry import NEVER, RetryPolicy
 from stepwell.domain.revision import Part
@@ -25,7 +26,6 @@ ATTEMPT_TIMEOUT = 30.0  # seconds, where a step states none
 HAND_ON = frozenset({"wait", "approval"})  # what comes after these gets what came before them
 VARIABLES = frozenset({"input", "run", "steps"})
 
-_ITEM = frozenset({"item", "index"})
 _ERROR = frozenset({"error"})
 
 
@@ -120,7 +120,7 @@ class StepList:
 
     def _scope(self, index: int, graph: Graph, shape: Shape) -> Scope:
         before = (step.name for other, step in enumerate(self.steps) if graph.ancestors[index] >> other & 1)
-        more = _ITEM if self.steps[index].for_each else frozenset[str]()
+        more = ITEM if self.steps[index].for_each else frozenset[str]()
         return Scope(
             VARIABLES | more | (_ERROR if self.part else frozenset()),
             self.names.before.union(before),
@@ -135,6 +135,7 @@ class StepList:
         scope, place = self._scope(index, graph, shape), f"{self.path}.{self.part.word}[{index}]"
         compiler = Compiler(scope, place, self.problems, step=step.name)
         condition = self._condition(step, compiler)
+        for_each = compile_for_each(step, compiler)
         action_type = self.actions.get(step.kind)
         return CompiledStep(
             index=first + index,
@@ -153,13 +154,14 @@ class StepList:
             pause=step.kind == "wait",
             hands_on=step.kind in HAND_ON,
             part=self.part,
+            for_each=for_each,
         )
 
     def _condition(self, step: Step, compiler: Compiler) -> Expression | None:
         """The condition decides on the whole step, so it sees no item."""
         if step.if_ is None:
             return None
-        scope = replace(compiler.scope, variables=compiler.scope.variables - _ITEM)
+        scope = replace(compiler.scope, variables=compiler.scope.variables - ITEM)
         return Compiler(scope, f"{compiler.path}.if", self.problems, compiler.variables).expression(step.if_)
 
     def _action(

@@ -9,10 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stepwell.domain.revision import Part, Revision
+from stepwell.domain.revision import Part, Revision, Step
 from stepwell.domain.states import RunStatus
 
 PARK_AFTER = 2_000_000  # microseconds; a longer pause gives the slot back
+
+_RECORDED = frozenset({None, RunStatus.FAILED})
+"""Ends at which what is in flight is still recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The items of a step with `forEach`, known since the step began. Sets of items are bit masks over their indices.
+
+    ``left`` have no final result yet; of these ``running`` have an attempt in flight, and ``retries`` are due again at a time.
+    At most ``parallel`` are under way, and one that waits for its next attempt is. ``failed``: one failed for good, and the
+    step fails with it.
+    """
+
+    step: int
+    left: int
+    running: int = 0
+    retries: tuple[tuple[int, int], ...] = ()
+    parallel: int = 10
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +43,8 @@ class Snapshot:
     have an attempt in flight; ``retries`` are steps whose next attempt is due at a time. ``failed`` is a step that failed
     for good, -1 if none. ``confirmed``: the claim was seen to stand at this very moment, so an effect may start.
     ``part`` is the list of steps whose turn it is; ``running``, ``retries``, ``failed`` and ``deadline`` are of that one. What
-    handles an end is not cancelled.
+    handles an end is not cancelled. ``items`` are of the steps that run for each of several items and have begun; they are
+    ``running`` while an item is.
     """
 
     settled: int = 0
@@ -35,11 +56,27 @@ class Snapshot:
     confirmed: bool = False
     deadline: int = 1 << 62
     part: int = Part.STEPS
+    items: tuple[Items, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Run the next attempt of this step now."""
+    """Run the next attempt of this step now; of one with `forEach`: find out what its items are."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartItem:
+    """Run the next attempt of this item now."""
+
+    step: int
+    item: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Nothing more comes of the step's items: put its result together."""
 
     step: int
 
@@ -75,7 +112,7 @@ class Finish:
     status: RunStatus
 
 
-Command: TypeAlias = Start | Confirm | Sleep | ParkUntil | Abort | Finish
+Command: TypeAlias = Start | StartItem | Gather | Confirm | Sleep | ParkUntil | Abort | Finish
 
 
 def decide(revision: Revision, known: Snapshot, now: int) -> list[Command]:
@@ -85,6 +122,10 @@ def decide(revision: Revision, known: Snapshot, now: int) -> list[Command]:
     start at once, for they replay safely.
     """
     ending = _ending(known, now)
+    if known.items and ending in _RECORDED:
+        over: list[Command] = [Gather(i.step) for i in known.items if not i.running and (i.failed or not i.left)]
+        if over:
+            return over
     if ending is not None:
         return _end(ending, known)
     todo = revision.parts[known.part]
@@ -117,25 +158,51 @@ def _startable(revision: Revision, todo: int, known: Snapshot, now: int) -> list
         if due > now:
             pausing |= 1 << index
     idle = todo & ~(known.settled | known.running | pausing)
+    for items in known.items:
+        idle &= ~(1 << items.step)
+        found = _startable_items(items, now)
+        may = _may_start(revision.steps[items.step], known) if found else False
+        starts += found if may else ()
+        unconfirmed |= may is None
     while idle:
         step = revision.steps[(idle & -idle).bit_length() - 1]
         idle &= idle - 1
         if step.direct & ~known.settled:
             continue
-        if not step.effect:
+        may = step.for_each is not None or _may_start(step, known)  # what the items are is found without an effect
+        if may:
             starts.append(Start(step.index))
-        elif not step.ancestors & ~known.durable:
-            if known.confirmed:
-                starts.append(Start(step.index))
-            else:
-                unconfirmed = True
+        unconfirmed |= may is None
     if unconfirmed:
         starts.append(Confirm())
     return starts
 
 
+def _may_start(step: Step, known: Snapshot) -> bool | None:
+    """Whether the barrier before the step's effect is open; None: it is, once the claim is confirmed."""
+    if not step.effect:
+        return True
+    if step.ancestors & ~known.durable:
+        return False
+    return True if known.confirmed else None
+
+
+def _startable_items(items: Items, now: int) -> list[StartItem]:
+    """What is due, and from the first on as many as there is room for."""
+    starts = [StartItem(items.step, index) for index, due in items.retries if due <= now]
+    retrying = sum(1 << index for index, _ in items.retries)
+    fresh = items.left & ~(items.running | retrying)
+    for _ in range(items.parallel - items.running.bit_count() - len(items.retries)):
+        if not fresh:
+            break
+        starts.append(StartItem(items.step, (fresh & -fresh).bit_length() - 1))
+        fresh &= fresh - 1
+    return starts
+
+
 def _pause(known: Snapshot, now: int) -> list[Command]:
     later = [due for _, due in known.retries if due > now]
+    later += [due for items in known.items for _, due in items.retries if due > now]
     waiting_for_flush = known.settled & ~known.durable
     if not later:
         return [Sleep(known.deadline)] if known.running else []

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from stepwell.domain.action import EffectAction, PauseAction, PureAction
 from stepwell.domain.expressions import Expression
+from stepwell.domain.for_each import ForEach
 from stepwell.domain.retry import RetryPolicy
 from stepwell.domain.schema import InputSchema
 from stepwell.domain.template import Template
@@ -34,7 +35,7 @@ class Step:
     all transitive ones; ``variables`` is
     what its expressions read; ``timeout`` is of one attempt, in seconds. ``pause``: its action is a PauseAction.
     ``hands_on``: it hands on its own input, not its output. ``part`` is the list that it stands in: what it needs stands
-    there, too.
+    there, too. ``for_each``: its action is run for each item of a list.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Step:
     pause: bool = False
     hands_on: bool = False
     part: Part = Part.STEPS
+    for_each: ForEach | None = None
 
     @property
     def bit(self) -> int:

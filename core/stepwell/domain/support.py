@@ -20,7 +20,6 @@ NOT_YET = frozenset(
     {
         "workflow",
         "action",
-        "forEach",
         "concurrency",
     }
 )

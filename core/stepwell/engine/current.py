@@ -14,10 +14,12 @@ def log_fields() -> dict[str, str | int]:
     call = CALL.get()
     if call is None:
         return {}
+    item = {} if call.item is None else {"item": call.item}
     return {
         "run": call.run_id,
         "namespace": call.namespace,
         "workflow": call.workflow,
         "step": call.step,
+        **item,
         "attempt": call.attempt,
     }

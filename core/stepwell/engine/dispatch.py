@@ -15,13 +15,14 @@ from stepwell.domain.approval_links import ApprovalLinks
 from stepwell.domain.errors import ConflictError, ManifestError, NotFoundError, StepwellError, UnavailableError
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.clock import Clock
-from stepwell.engine.execution import FRESH, Execution
+from stepwell.engine.execution import Execution
 from stepwell.engine.journal import Journal
 from stepwell.engine.observer import SILENT, Observer
 from stepwell.engine.ports import ClaimedRun, FlushEntry, Kept, ReadyQueue, ReadyRun, RecordedAttempt, RunStore
 from stepwell.engine.revisions import LoadedRevision, Revisions
 from stepwell.engine.suspects import Suspects
 from stepwell.engine.trust import Trust
+from stepwell.engine.work import FRESH
 
 IDLE_WAIT = (
     1.0  # seconds that a worker without work listens before it asks again; a silent Redis is noticed so much later

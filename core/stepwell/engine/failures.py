@@ -21,9 +21,13 @@ def as_failure(exc: Exception) -> StepFailure:
 
 
 def error_document(failure: StepFailure) -> tuple[JsonObject, bytes]:
-    """What is kept and what is stored of a failure: a message of others may be long, or no text that can be stored."""
-    shown = failure.document()
-    if len(failure.message) <= MAX_MESSAGE:
+    """What is kept and what is stored of a failure."""
+    return storable(failure.document())
+
+
+def storable(shown: JsonObject) -> tuple[JsonObject, bytes]:
+    """The same of an error's fields: a message of others may be long, or no text that can be stored."""
+    if len(str(shown.get("message", ""))) <= MAX_MESSAGE:
         try:
             document = dumps(shown)
         except DocumentError:

@@ -58,7 +58,7 @@ class Handling(NamedTuple):
 
 
 class RecordedAttempt(NamedTuple):
-    """One attempt that is durable already. JSON values are text."""
+    """One attempt that is durable already. JSON values are text; ``item`` and ``items`` as in AttemptRecord."""
 
     run_id: str
     step: str
@@ -69,11 +69,17 @@ class RecordedAttempt(NamedTuple):
     http: str | None
     finished_at: int
     retry_at: int | None
+    item: int = -1
+    items: int | None = None
 
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One attempt to be recorded. JSON values are serialised bytes; an input is either a value or a reference."""
+    """One attempt to be recorded. JSON values are serialised bytes; an input is either a value or a reference.
+
+    ``item`` is the index of the item that it is of, -1 for the step itself; ``items`` is how many the step has. A success of a
+    step itself with items and no output has the list of their outputs.
+    """
 
     step: str
     attempt: int
@@ -86,6 +92,8 @@ class AttemptRecord:
     output: bytes | None = None
     error: bytes | None = None
     http: bytes | None = None
+    item: int = -1
+    items: int | None = None
 
 
 @dataclass(slots=True)

@@ -53,7 +53,8 @@ class SourceRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A run to be made. ``input`` None: the source's own; ``steps`` are those whose results it takes over.
+    """A run to be made. ``input`` None: the source's own; ``steps`` are those whose results it takes over, ``items``
+    those of whose items the successes are.
 
     ``active``: ``revision_id`` must still be the workflow's active one.
     """
@@ -66,6 +67,7 @@ class Repetition:
     created_at: int
     input: bytes | None = None
     steps: Sequence[str] = ()
+    items: Sequence[str] = ()
     key: str | None = None
     fingerprint: bytes = b""
 
@@ -104,7 +106,8 @@ class Reruns:
             raise NotRepeatableError(message)
         loaded = await self._loaded(source.revision_id)
         steps = finished_steps(loaded, await self._store.results(source.id))
-        accepted = await self._commit(self._repetition(source, retry=True, steps=steps, key=key))
+        items = [s.name for s in loaded.revision.main if s.for_each is not None and s.name not in steps]
+        accepted = await self._commit(self._repetition(source, retry=True, steps=steps, items=items, key=key))
         return accepted or await self._changed(namespace, run_id)
 
     async def rerun(
@@ -176,6 +179,7 @@ class Reruns:
         retry: bool,
         document: bytes | None = None,
         steps: Sequence[str] = (),
+        items: Sequence[str] = (),
         key: str | None = None,
         said: str = "",
     ) -> Repetition:
@@ -191,6 +195,7 @@ class Reruns:
             created_at=now,
             input=document,
             steps=steps,
+            items=items,
             key=key,
             fingerprint=input_hash(dumps({"input": source.input, "from": said}) if document is None else document),
         )

@@ -177,8 +177,8 @@ class Results:
 
     # -- what a step gives -------------------------------------------------------------------------------------------
 
-    def accept(self, step: Step, outcome: Outcome) -> tuple[bytes, bytes | None]:
-        """Serialise an output, and what stands beside it.
+    def accept(self, step: Step, outcome: Outcome, *, item: bool = False) -> tuple[bytes, bytes | None]:
+        """Serialise an output, and what stands beside it. ``item``: it is that of one item of the step.
 
         Raises StepFailure where a limit is broken, DocumentError where it is not JSON.
         """
@@ -187,9 +187,23 @@ class Results:
         if self._bytes + len(document) > MAX_OUTPUTS:
             message = f"with this output, the outputs of the run would exceed {MAX_OUTPUTS:,} bytes"
             raise StepFailure("OutputsTooLarge", message, final=True)
-        self._bytes += len(document)
-        self._sizes[step.index] = len(document)
+        self.spend(len(document))
+        if not item:
+            self._sizes[step.index] = len(document)
         return document, http
+
+    def spend(self, size: int) -> None:
+        """So many bytes of outputs are there."""
+        self._bytes += size
+
+    def gathered(self, step: Step, size: int) -> None:
+        """The step's output is the list of its items' outputs, which were counted as they came."""
+        self._sizes[step.index] = size
+
+    def doom(self, step: Step) -> None:
+        """The step will fail, though something of it may be in flight: nothing else starts."""
+        if self.failed < 0 and step.part is self.part:
+            self.failed = step.index
 
     def settle(self, step: Step, status: StepStatus, finished: int, outcome: Outcome, error: JsonValue) -> None:
         """Note the final result of a step."""
@@ -204,13 +218,13 @@ class Results:
             self._http[index] = outcome.http
         if status is not StepStatus.FAILED or step.continue_on_error:
             self.settled |= step.bit
-        elif self.failed < 0 and step.part is self.part:
-            self.failed = index
+        else:
+            self.doom(step)
 
-    def restore(self, step: Step, attempt: RecordedAttempt) -> None:
-        """Note a result that is durable already."""
+    def restore(self, step: Step, attempt: RecordedAttempt, listed: JsonValue = None) -> None:
+        """Note a result that is durable already; ``listed`` is the output that consists of its items' outputs."""
         outcome = Outcome(
-            orjson.loads(attempt.output) if attempt.output else None,
+            orjson.loads(attempt.output) if attempt.output else listed,
             orjson.loads(attempt.http) if attempt.http else None,
         )
         error = orjson.loads(attempt.error) if attempt.error else None

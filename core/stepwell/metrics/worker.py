@@ -85,7 +85,10 @@ class WorkerMetrics(Collector):
             loaded = execution.loaded
             workflow = self._workflows.get(loaded.workflow_id) or self._admit(loaded)
             for attempt in entry.attempts:
-                self._count_step(workflow, loaded.steps[attempt.step].kind, attempt)
+                if (
+                    attempt.item >= 0 or attempt.items is None
+                ):  # else it only sums up items, which were counted themselves
+                    self._count_step(workflow, loaded.steps[attempt.step].kind, attempt)
             if entry.end is not None and answer.ended:
                 self._count_run(workflow, entry.end, execution.run)
 

@@ -44,6 +44,7 @@ def step_document(attempt: Attempt, *, payloads: bool) -> StepDocument:
     fields: dict[str, Any] = {
         "step": attempt.step,
         "item_index": None if attempt.item_index < 0 else attempt.item_index,
+        "items": attempt.items,
         "attempt": attempt.attempt,
         "status": StepStatus(attempt.status),
         "started_at": attempt.started_at,

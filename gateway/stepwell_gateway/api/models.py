@@ -103,7 +103,8 @@ class StepDocument(Document):
     """An attempt of a step that ended."""
 
     step: str
-    item_index: int | None
+    item_index: int | None = Field(description="The item that it is of, from 0 on; null: the step itself.")
+    items: int | None = Field(description="How many items the step has; null: it has no forEach.")
     attempt: int
     status: StepStatus
     started_at: datetime

@@ -126,10 +126,12 @@ def without_documents(status: dict[str, Any], obj: RunObject, base_url: str, why
 
 
 def step_statuses(attempts: Iterable[StepAttempt], *, final: bool) -> list[dict[str, Any]]:
-    """One entry a step, in the order in which they began; at most `MAX_STEPS`, the first ones."""
+    """One entry a step, in the order in which they began; at most `MAX_STEPS`, the first ones. An item stands for its step
+    until that has a result.
+    """
     latest: dict[str, StepAttempt] = {}
     began: dict[str, datetime] = {}
-    for attempt in sorted(attempts, key=lambda attempt: attempt.attempt):
+    for attempt in sorted(attempts, key=lambda attempt: (attempt.item < 0, attempt.attempt)):
         latest[attempt.step] = attempt
         began.setdefault(attempt.step, attempt.started_at)
     order = sorted(latest, key=lambda name: (began[name], latest[name].finished_at, name))
@@ -166,7 +168,8 @@ def _waits_for(run: RunDetails, steps: Sequence[StepAttempt]) -> str:
         return f"step {run.approval} waits for an approval{until}"
     retries = [step for step in steps if step.retry_at is not None and step.retry_at == run.due_at]
     if retries:
-        return f"step {retries[0].step} is tried again at {_text(run.due_at)}: {retries[0].message or ''}"
+        item = "" if retries[0].item < 0 else f"item {retries[0].item} of "
+        return f"{item}step {retries[0].step} is tried again at {_text(run.due_at)}: {retries[0].message or ''}"
     return f"until {_text(run.due_at)}" if run.due_at else ""
 
 

@@ -46,7 +46,9 @@ class RunRecord(RunState):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One attempt of a step that ended. ``retry_at`` is set where another one follows."""
+    """One attempt of a step that ended. ``retry_at`` is set where another one follows; ``items`` is how many items the step
+    has, of one with `forEach`.
+    """
 
     step: str
     item_index: int
@@ -57,6 +59,7 @@ class StepRecord:
     retry_at: datetime | None
     error: JsonObject | None
     http: JsonObject | None
+    items: int | None = None
     input: JsonValue = None
     output: JsonValue = None
 

@@ -45,6 +45,7 @@ class PostgresRerunStore:
             "created_at": new.created_at,
             "input": None if new.input is None else new.input.decode(),
             "steps": list(new.steps),
+            "items": list(new.items),
             "retry_of": source.id if new.retry else None,
             "rerun_of": None if new.retry else source.id,
             "key": new.key,

@@ -45,7 +45,9 @@ class RunDetails(NamedTuple):
 
 
 class StepAttempt(NamedTuple):
-    """One attempt of a step that ended. ``retry_at`` is set where another one follows."""
+    """One attempt of a step that ended, or (``item`` from 0 on) of one of its items. ``retry_at`` is set where another one
+    follows.
+    """
 
     step: str
     attempt: int
@@ -54,6 +56,7 @@ class StepAttempt(NamedTuple):
     finished_at: datetime
     retry_at: datetime | None = None
     message: str | None = None
+    item: int = -1
 
 
 class KnownObject(NamedTuple):

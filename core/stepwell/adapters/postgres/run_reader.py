@@ -53,7 +53,9 @@ class RunDocuments(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """An attempt of a step that ended. ``copied``: taken over from the run that this one repeats."""
+    """An attempt of a step that ended. ``copied``: taken over from the run that this one repeats; ``items``: how many items the
+    step has, of one with `forEach`.
+    """
 
     step: str
     item_index: int
@@ -63,6 +65,7 @@ class Attempt(NamedTuple):
     finished_at: datetime
     retry_at: datetime | None
     copied: bool
+    items: int | None
     error: JsonObject | None
     http: JsonObject | None
     input: JsonValue

@@ -168,6 +168,10 @@ def _attempt_row(run_id: str, attempt: AttemptRecord) -> dict[str, object]:
     }
     if attempt.retry_at is not None:
         row["retry_at"] = attempt.retry_at
+    if attempt.item >= 0:
+        row["item"] = attempt.item
+    if attempt.items is not None:
+        row["items"] = attempt.items
     for name in ("input_from", "input", "output", "error", "http"):
         document = getattr(attempt, name)
         if document is not None:

@@ -13,7 +13,8 @@ SELECT s.step, s.status FROM run_steps s
 WHERE s.run_id = %(run)s::uuid AND s.item_index = -1 AND s.retry_at IS NULL;
 
 -- name: begin
--- The new run with the results that it takes over, and its key, in one transaction. The source and its steps are read in
+-- The new run with the results that it takes over, and its key, in one transaction: of `steps` all, of `items` those of the
+-- items that succeeded. The source and its steps are read in
 -- one snapshot, so retention cannot come in between: both are there, or neither. Absent from the answer: the source, or
 -- the workflow as it was read, is no more. `again`: the answer was lost; what was committed then is answered now.
 WITH source AS MATERIALIZED (
@@ -34,12 +35,13 @@ WITH source AS MATERIALIZED (
 ), fresh AS MATERIALIZED (
   SELECT s.* FROM source s WHERE %(key)s::text IS NULL OR (s.id IN (SELECT k.run_id FROM keys k)) IS TRUE
 ), copied AS (
-  INSERT INTO run_steps (run_id, fence, started_at, finished_at, item_index, attempt, step, status,
+  INSERT INTO run_steps (run_id, fence, started_at, finished_at, item_index, items, attempt, step, status,
                          input_from, input_data, output_data, error, http)
-  SELECT f.id, 0, s.started_at, s.finished_at, s.item_index, s.attempt, s.step, s.status,
+  SELECT f.id, 0, s.started_at, s.finished_at, s.item_index, s.items, s.attempt, s.step, s.status,
          s.input_from, s.input_data, s.output_data, s.error, s.http
   FROM run_steps s, fresh f
-  WHERE s.run_id = %(source)s::uuid AND s.step = ANY(%(steps)s::text[]) AND s.retry_at IS NULL
+  WHERE s.run_id = %(source)s::uuid AND s.retry_at IS NULL
+    AND (s.step = ANY(%(steps)s::text[]) OR s.step = ANY(%(items)s::text[]) AND s.item_index >= 0 AND s.status = 'succeeded')
   ON CONFLICT DO NOTHING
 ), inserted AS (
   INSERT INTO runs (id, workflow_id, revision_id, namespace, trigger, priority, created_at, input_data, retry_of, rerun_of)

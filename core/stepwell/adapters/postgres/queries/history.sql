@@ -41,14 +41,14 @@ WHERE r.id = %(run)s::uuid;
 -- name: steps
 -- Every attempt, in the order in which they ended.
 SELECT s.step, s.item_index, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, s.error, s.http,
-  s.input_data, s.output_data
+  s.items, s.input_data, s.output_data
 FROM step_runs s
 WHERE s.run_id = %(run)s::uuid
 ORDER BY s.finished_at, s.step, s.item_index, s.attempt;
 
 -- name: step_states
 -- The same without inputs and outputs.
-SELECT s.step, s.item_index, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, s.error, s.http
+SELECT s.step, s.item_index, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, s.error, s.http, s.items
 FROM step_runs s
 WHERE s.run_id = %(run)s::uuid
 ORDER BY s.finished_at, s.step, s.item_index, s.attempt;

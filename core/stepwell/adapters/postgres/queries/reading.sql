@@ -44,16 +44,19 @@ WHERE r.id = %(run)s::uuid AND r.namespace = %(namespace)s;
 -- Attempts that ended, in the order in which they were recorded: claim after claim, and within one by time. A row never
 -- comes before one that was there earlier, so a count is a place. A page ends early where its documents become large.
 SELECT p.step, p.item_index, p.attempt, p.status, p.started_at, p.finished_at, p.retry_at, p.fence = 0,
-  p.error, p.http, p.input_data::json, p.output_data::json
+  p.items, p.error, p.http, p.input_data::json, p.output_data::json
 FROM (
   SELECT q.*, sum(coalesce(octet_length(q.input_data), 0) + coalesce(octet_length(q.output_data), 0)) OVER (
       ORDER BY q.place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
   FROM (
-    SELECT s.fence, s.step, s.item_index, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, s.error, s.http,
+    SELECT s.fence, s.step, s.item_index, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, s.items, s.error, s.http,
       row_number() OVER (ORDER BY s.fence, s.finished_at, s.step, s.item_index, s.attempt) AS place,
       CASE WHEN NOT %(documents)s THEN NULL WHEN s.input_from IS NULL THEN s.input_data::text
         ELSE resolve_input(s.run_id, s.input_from)::text END AS input_data,
-      CASE WHEN %(documents)s THEN s.output_data::text END AS output_data
+      CASE WHEN NOT %(documents)s THEN NULL
+        WHEN s.output_data IS NULL AND s.item_index = -1 AND s.items IS NOT NULL AND s.status = 'succeeded'
+        THEN item_outputs(s.run_id, s.step, s.items)::text
+        ELSE s.output_data::text END AS output_data
     FROM run_steps s
     WHERE s.run_id = %(run)s::uuid
     ORDER BY place

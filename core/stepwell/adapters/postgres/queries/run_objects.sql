@@ -26,10 +26,12 @@ SELECT f.id::text, f.status, f.started_at, f.finished_at, f.error,
 FROM found f;
 
 -- name: steps
--- The attempts of these runs' steps; of a forEach only the step itself.
-SELECT s.run_id::text, s.step, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, left(s.error ->> 'message', 400)
+-- The attempts of these runs' steps; of a forEach the step itself, and the items that the run waits for.
+SELECT s.run_id::text, s.step, s.attempt, s.status, s.started_at, s.finished_at, s.retry_at, left(s.error ->> 'message', 400),
+  s.item_index
 FROM run_steps s
-WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.item_index = -1;
+WHERE s.run_id = ANY(%(ids)s::uuid[])
+  AND (s.item_index = -1 OR s.retry_at = (SELECT t.due_at FROM timers t WHERE t.run_id = s.run_id));
 
 -- name: objects_page
 -- A page of all objects that a run was ever accepted for, for the sweep.

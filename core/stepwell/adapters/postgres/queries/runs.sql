@@ -82,9 +82,10 @@ WHERE r.finished_at IS NULL AND r.status = 'running' AND r.worker_id = %(worker)
 -- name: attempts
 -- A claimed run's history, in a statement of its own: its snapshot is newer than the claim.
 SELECT s.run_id::text, s.step, s.attempt, s.status, s.output_data::text, s.error::text, s.http::text,
-  (extract(epoch FROM s.finished_at) * 1000000)::bigint, (extract(epoch FROM s.retry_at) * 1000000)::bigint
+  (extract(epoch FROM s.finished_at) * 1000000)::bigint, (extract(epoch FROM s.retry_at) * 1000000)::bigint,
+  s.item_index, s.items
 FROM run_steps s
-WHERE s.run_id = ANY(%(ids)s::uuid[]) AND s.item_index = -1
+WHERE s.run_id = ANY(%(ids)s::uuid[])
 ORDER BY s.run_id, s.finished_at, s.attempt;
 
 -- name: flush
@@ -104,13 +105,13 @@ WITH owned AS MATERIALIZED (
   FOR NO KEY UPDATE OF r
 ), recorded AS (
   INSERT INTO run_steps (run_id, fence, step, attempt, status, started_at, finished_at, retry_at,
-                         input_from, input_data, output_data, error, http)
+                         input_from, input_data, output_data, error, http, item_index, items)
   SELECT o.id, o.fence, s.step, s.attempt, s.status,
          to_timestamp(s.started_at / 1e6), to_timestamp(s.finished_at / 1e6), to_timestamp(s.retry_at / 1e6),
-         s.input_from, s.input, s.output, s.error, s.http
+         s.input_from, s.input, s.output, s.error, s.http, coalesce(s.item, -1), s.items
   FROM json_to_recordset(%(attempts)s::json) AS s (
     run_id uuid, step text, attempt smallint, status text, started_at bigint, finished_at bigint, retry_at bigint,
-    input_from json, input json, output json, error json, http json)
+    input_from json, input json, output json, error json, http json, item integer, items integer)
   JOIN owned o ON o.id = s.run_id
   ON CONFLICT DO NOTHING
 ), ending AS MATERIALIZED (
