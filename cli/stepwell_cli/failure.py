@@ -52,7 +52,8 @@ def _where(step: object, attempts: Sequence[StepRecord]) -> str:
 
 
 def _attempt(step: StepRecord) -> Iterator[str]:
-    yield f"  {"the step's input" if step.item_index < 0 else 'the item'}: {compact(step.input)}"
+    given = "the step's input" if step.item_index < 0 else "the item"
+    yield f"  {given}: {compact(step.input)}"
     if step.http is not None:
         headers = step.http.get("headers")
         kind = headers.get("content-type") if isinstance(headers, dict) else None
