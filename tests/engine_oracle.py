@@ -20,7 +20,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A step: ``kind`` is ``effect``, ``pure`` or ``fail``; ``needs`` None follows the step before."""
+    """A step: ``kind`` is ``effect``, ``pure`` or ``fail``; ``needs`` None follows the step before. With ``items`` it runs for
+    each of so many, of which every second follows ``attempts``, the first not.
+    """
 
     name: str
     kind: str
@@ -30,9 +32,13 @@ class Planned:
     limit: int = 0
     initial: float = 1.0
     attempts: tuple[Attempt, ...] = ()
+    items: int | None = None
+    parallel: int = 10
 
-    def attempt(self, number: int) -> Attempt:
-        """Beyond what was planned, it succeeds at once."""
+    def attempt(self, number: int, item: int | None = None) -> Attempt:
+        """Beyond what was planned, it succeeds at once; items that follow no plan take their time."""
+        if item is not None and item % 2 == 0:
+            return Attempt(0.2 * (item % 3), "ok")
         return self.attempts[number - 1] if number <= len(self.attempts) else Attempt(0.0, "ok")
 
     def manifest(self, *, handler: bool = False) -> dict[str, Any]:
@@ -43,6 +49,17 @@ class Planned:
         return made
 
     def _manifest(self) -> dict[str, Any]:
+        made = self._without_items()
+        if self.items is None:
+            return made
+        items = f"{{{{ {list(range(100, 100 + self.items))} }}}}"
+        if self.kind == "effect":
+            made["httpCall"] = {**made["httpCall"], "body": {**made["httpCall"]["body"], "item": "{{ item }}"}}
+        if self.kind == "pure":
+            made["transform"]["value"]["item"] = "{{ item }}"
+        return {**made, "forEach": {"items": items, "maxParallel": self.parallel}}
+
+    def _without_items(self) -> dict[str, Any]:
         fields: dict[str, Any] = {} if self.needs is None else {"needs": list(self.needs)}
         if self.condition is not None:
             fields["if"] = "true" if self.condition else "size(run.id) == 0"
@@ -68,9 +85,12 @@ class Result:
 
 @dataclass(slots=True)
 class Expected:
-    """What a run comes to where nobody cancels it. Steps behind a failure are absent from ``results``."""
+    """What a run comes to where nobody cancels it. Steps behind a failure are absent from ``results``; ``items`` are by step
+    and index, and where a step fails some of them may never have run.
+    """
 
     status: str = "succeeded"
+    items: dict[tuple[str, int], Result] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     culprits: set[str] = field(default_factory=set)
 
@@ -88,7 +108,7 @@ def expect(steps: list[Planned], *, handlers: bool = False) -> Expected:
             left.remove(step)
             names = needs[step.name]
             given = RUN_INPUT if handlers else _given(names, handed)
-            result = _run(step, given)
+            result = _run(step, given) if step.items is None else _run_items(step, given, expected.items)
             expected.results[step.name] = result
             if result.status == "failed" and not step.goes_on:
                 expected.culprits.add(step.name)
@@ -124,16 +144,28 @@ def _given(names: tuple[str, ...], handed: dict[str, Any]) -> Any:
     return handed[names[0]] if len(names) == 1 else {name: handed[name] for name in names}
 
 
-def _run(step: Planned, given: Any) -> Result:
+def _run_items(step: Planned, given: Any, items: dict[tuple[str, int], Result]) -> Result:
+    if step.condition is False:
+        return Result("skipped", 1, given)
+    found = [_run(step, given, item) for item in range(step.items or 0)]
+    items |= {(step.name, item): result for item, result in enumerate(found)}
+    if any(result.status == "failed" for result in found) and not step.goes_on:
+        return Result("failed", 1, given)
+    return Result("succeeded", 1, given, [result.output for result in found])
+
+
+def _run(step: Planned, given: Any, item: int | None = None) -> Result:
+    told: dict[str, Any] = {} if item is None else {"item": 100 + item}
+    recorded = given if item is None else 100 + item
     if step.condition is False:
         return Result("skipped", 1, given)
     if step.kind == "fail":
-        return Result("failed", 1, given)
+        return Result("failed", 1, recorded)
     if step.kind == "pure":
-        return Result("succeeded", 1, given, {"by": step.name, "in": given})
+        return Result("succeeded", 1, recorded, {"by": step.name, "in": given, **told})
     number = 1
-    while step.attempt(number).result in {"again", "later", "hang"} and number <= step.limit:
+    while step.attempt(number, item).result in {"again", "later", "hang"} and number <= step.limit:
         number += 1
-    if step.attempt(number).result == "ok":
-        return Result("succeeded", number, given, {"by": step.name, "n": number})
-    return Result("failed", number, given)
+    if step.attempt(number, item).result == "ok":
+        return Result("succeeded", number, recorded, {"by": step.name, "n": number, **told})
+    return Result("failed", number, recorded)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import orjson
 from engine_life import Life, World, actions_of, stored, until
-from engine_oracle import RUN_INPUT, Attempt, Expected, Planned, expect, final
+from engine_oracle import RUN_INPUT, Attempt, Expected, Planned, Result, expect, final
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from memory_store import Database, MemoryQueue, Row
@@ -96,6 +96,8 @@ def step_lists(draw: st.DrawFn, letter: str = "s", least: int = 1, most: int = 1
                 limit=draw(st.integers(0, 3)),
                 initial=draw(st.sampled_from([0.001, 0.1, 1.0, 5.0])),
                 attempts=tuple(draw(st.lists(attempts, max_size=3))),
+                items=draw(st.sampled_from([None, None, None, 0, 1, 2, 5, 12])),
+                parallel=draw(st.sampled_from([1, 2, 3, 10])),
             )
         )
     return steps
@@ -127,8 +129,8 @@ class Drama:
         self.database = Database(VirtualClock().micros)
         self.database.revisions[1] = stored(plan.spec())
         self.queue = MemoryQueue()
-        self.requests: dict[str, Any] = {}
-        self.in_flight: set[tuple[int, str]] = set()
+        self.requests: dict[tuple[str, int | None], Any] = {}
+        self.in_flight: set[tuple[int, str, int | None]] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.lives: list[Life] = []
         self.problems: list[AssertionError] = []
@@ -159,15 +161,22 @@ class Drama:
         row = self.database.rows[call.run_id]
         execution = life.dispatcher.active[call.run_id]
         step = execution.loaded.steps[call.step]
-        durable = {a.step for a in self.database.attempts() if a.retry_at is None}
+        finals = {(a.step, a.item) for a in self.database.attempts() if a.retry_at is None}
+        durable = {name for name, item in finals if item < 0}
+        place = call.step, -1 if call.item is None else call.item
+        side_by_side = sum((worker, name) == (life.worker, call.step) for worker, name, _ in self.in_flight)
         ancestors = {s.name for s in execution.loaded.revision.steps if step.ancestors >> s.index & 1}
         assert (row.status, row.worker, row.fence) == ("running", life.worker, execution.run.fence), "not the owner"
-        assert call.step not in durable, "its result is durable"
+        assert place not in finals, "its result is durable"
+        assert call.step not in durable, "the result of the whole step is durable"
+        assert (call.item is None) is (self.planned[call.step].items is None)
+        assert call.idempotency_key == "/".join(("r1", call.step, *([] if call.item is None else [str(call.item)])))
+        assert side_by_side < (1 if call.item is None else self.planned[call.step].parallel), "too many at once"
         assert ancestors <= durable, f"it needs {ancestors - durable}, which is not durable"
         assert execution.results.failed < 0, "the run has failed"
         assert call.attempt <= self.planned[call.step].limit + 1, "too many attempts"
-        assert (life.worker, call.step) not in self.in_flight, "the step runs already"
-        assert self.requests.setdefault(call.step, body) == body, "not the same request"
+        assert (life.worker, call.step, call.item) not in self.in_flight, "the step runs already"
+        assert self.requests.setdefault((call.step, call.item), body) == body, "not the same request"
         assert not life.dispatcher.draining, "the worker drains"
         assert step.part == row.part, "it is not its turn"
         if step.part:
@@ -183,17 +192,18 @@ class Drama:
         """What a handler sees of a step is what is recorded of it."""
         record = self.database.final_record("r1", "s0")
         assert shown["status"] == ("Skipped" if record is None else record.status.word)
-        assert shown["output"] == (None if record is None else orjson.loads(record.output or b"null"))
+        assert shown["output"] == (None if record is None else _output(record, self.database.attempts()))
 
     async def act(self, life: Life, call: Call) -> Any:
-        attempt = self.planned[call.step].attempt(call.attempt)
-        self.in_flight.add((life.worker, call.step))
+        attempt = self.planned[call.step].attempt(call.attempt, call.item)
+        self.in_flight.add((life.worker, call.step, call.item))
         try:
             await asyncio.sleep(1e6 if attempt.result == "hang" else attempt.seconds)
         finally:
-            self.in_flight.discard((life.worker, call.step))
+            self.in_flight.discard((life.worker, call.step, call.item))
         if attempt.result == "ok":
-            return {"by": call.step, "n": call.attempt}
+            told = {} if call.item is None else {"item": 100 + call.item}
+            return {"by": call.step, "n": call.attempt, **told}
         raise StepFailure(
             "Broken",
             "it broke",
@@ -298,19 +308,45 @@ def outcome_of(row: Row) -> tuple[str, int]:
 
 def check_records(records: list[AttemptRecord], expected: Expected, *, complete: bool) -> None:
     """Every recorded result is the expected one, its input too, and the attempts are numbered without a gap."""
-    outputs = {r.step: orjson.loads(r.output) for r in records if r.output is not None}
+    outputs = {r.step: _output(r, records) for r in records if r.item < 0 and r.status == "succeeded"}
     found = {}
     for record in records:
+        result = _expected(record, expected)
         if record.retry_at is None:
-            result = expected.results[record.step]
-            found[record.step] = record
+            found[record.step, record.item] = record
             assert (record.status, record.attempt) == (result.status, result.attempt)
-            assert outputs.get(record.step) == result.output
-        assert _input(record, outputs) == expected.results[record.step].given
-    assert not complete or set(found) == set(expected.results)
-    for step in {r.step for r in records}:
-        numbers = sorted(r.attempt for r in records if r.step == step)
+            assert _output(record, records) == result.output
+        assert _input(record, outputs) == result.given
+    check_items(found, expected)
+    assert not complete or {step for step, item in found if item < 0} == set(expected.results)
+    for place in {(r.step, r.item) for r in records}:
+        numbers = sorted(r.attempt for r in records if (r.step, r.item) == place)
         assert numbers == list(range(1, len(numbers) + 1))
+
+
+def check_items(found: dict[tuple[str, int], AttemptRecord], expected: Expected) -> None:
+    """A step has a result once all of its items have, or one has failed for good, whose index its error names."""
+    for (step, item), record in found.items():
+        if item >= 0 or record.items is None:
+            continue
+        assert record.items == sum(name == step for name, _ in expected.items)
+        if record.status == "failed":
+            index = orjson.loads(record.error or b"{}")["index"]
+            assert found[step, index].status == "failed"
+        else:
+            assert all((step, index) in found for index in range(record.items))
+
+
+def _expected(record: AttemptRecord, expected: Expected) -> Result:
+    return expected.results[record.step] if record.item < 0 else expected.items[record.step, record.item]
+
+
+def _output(record: AttemptRecord, records: list[AttemptRecord]) -> Any:
+    """An output; of a step with items, put together from theirs."""
+    if record.item >= 0 or record.items is None or record.output is not None or record.status != "succeeded":
+        return None if record.output is None else orjson.loads(record.output)
+    finals = {r.item: r for r in records if r.step == record.step and r.retry_at is None}
+    return [orjson.loads(finals[item].output or b"null") for item in range(record.items)]
 
 
 def _input(record: AttemptRecord, outputs: dict[str, Any]) -> Any:
@@ -348,7 +384,7 @@ def check_end(row: Row, records: list[AttemptRecord], expected: Expected, plan: 
 def check_handlers(row: Row, records: list[AttemptRecord], plan: Plan, *, calm: bool) -> None:
     """Those run whose turn it is, once; the end of the run is that of its steps, unless `finally` spoils a success."""
     status, ended_at = outcome_of(row)
-    found = {r.step: str(r.status) for r in records if r.retry_at is None}
+    found = {r.step: str(r.status) for r in records if r.retry_at is None and r.item < 0}
     assert (row.outcome is None) == (not any(_due(plan, status)) or row.claims == 0)
     assert row.status == (status if row.outcome is None else final(status, plan.finally_, found))
     if row.status == status and row.outcome is not None and status != "succeeded":
@@ -378,11 +414,19 @@ def test_an_undisturbed_run_ends_as_the_reference_says(plan: Plan) -> None:
 
 CHAIN = [Planned(f"s{n}", "effect", None, limit=1, attempts=(Attempt(1.9, "again"),)) for n in range(4)]
 LAST = [Planned(f"z{n}", "effect", None, limit=2, attempts=(Attempt(0.5, "later"),)) for n in range(3)]
+EACH2 = Planned("f0", "effect", None, limit=1, attempts=(Attempt(0.5, "again"),), items=5, parallel=2)
 SLIP, SLIP2 = Planned("s0", "fail", None), Planned("f0", "effect", None, attempts=(Attempt(0.5, "final"),))
+
+
+EACH = Planned("s0", "effect", None, limit=2, attempts=(Attempt(0.5, "later"),), items=12, parallel=3)
+BROKEN = Planned("s0", "effect", None, attempts=(Attempt(0.5, "final"),), items=5, parallel=3)
 
 
 @given(stormy)
 @settings(max_examples=300, deadline=None)
+@example(Plan([EACH, *CHAIN[1:]], events=[(at, "crash") for at in (0.2, 0.7, 9.0, 16.0)], seed=99))
+@example(Plan([EACH], events=[(0.7, "stall"), (3.0, "drain"), (9.0, "flush lost")], seed=99, finally_=LAST))
+@example(Plan([BROKEN], events=[(0.7, "crash")], seed=12, on_failure=[EACH2]))
 @example(Plan(CHAIN, events=[(at, "crash") for at in (0.0, 1.9, 4.5, 6.0)], seed=99))
 @example(Plan(CHAIN, events=[(1.0, "stall"), (3.0, "drain"), (9.0, "cancel")], seed=99))
 @example(Plan(CHAIN, events=[(9.5, "crash"), (11.0, "crash"), (13.0, "stall")], seed=99, finally_=LAST))
