@@ -48,6 +48,7 @@ NAMESPACE = "drill"
 #: Death is declared after 2 s instead of 20: everything that depends on it keeps its proportions.
 SILENCE = 2.0
 HURRY = {"STEPWELL_HEARTBEAT": "300ms", "STEPWELL_TRUST_WINDOW": "1200ms", "STEPWELL_DEATH_SILENCE": f"{SILENCE:g}s"}
+ITEMS = ["a", "b", "c", "d", "e", "f"]  #: of the workflow ``batch``
 LOOK = 0.02  #: seconds between two looks into the database
 START = 45.0  #: seconds that a worker process may take to register: one of CPU, among six at once, beside others' work
 _STEERING = re.compile(r"DATABASE_URL|REDIS_URL|STEPWELL_|KUBERNETES_|PG[A-Z]+")
@@ -72,6 +73,7 @@ def workflows(port: int) -> dict[str, list[dict[str, Any]]]:
         "pure": [pure("only")],
         "late": [call("create", "/later"), pure("result")],  # is told to come back in three seconds
         "guarded": [{"name": "refuse", "fail": {"message": "no"}}],
+        "batch": [call("each") | {"forEach": {"items": ITEMS, "maxParallel": 3}}, pure("result")],
     }
 
 
@@ -337,7 +339,10 @@ class System:
 
     async def durable(self) -> set[str]:
         """The keys of all steps with a final result in the database."""
-        query: LiteralString = "SELECT run_id || '/' || step FROM run_steps WHERE retry_at IS NULL"
+        query: LiteralString = (
+            "SELECT run_id || '/' || step || CASE WHEN item_index < 0 THEN '' ELSE '/' || item_index END"
+            " FROM run_steps WHERE retry_at IS NULL"
+        )
         return {row[0] for row in await self.rows(query)}
 
     async def statuses(self) -> dict[str, int]:
@@ -415,10 +420,11 @@ class System:
     def _judge_effects(self, failed: set[str]) -> None:
         specs = workflows(0)
         due = {
-            f"{run_id}/{step['name']}"
+            f"{run_id}/{step['name']}{item}"
             for run_id, workflow in self.accepted.values()
             for step in specs[workflow]
             if "httpCall" in step and run_id not in failed
+            for item in ([f"/{index}" for index, _ in enumerate(ITEMS)] if "forEach" in step else [""])
         }
         by_key: dict[str, list[Effect]] = defaultdict(list)
         for effect in self.receiver.effects:
@@ -458,9 +464,7 @@ class System:
 
 
 _RUNS: LiteralString = "SELECT id::text, status, output_data, expires_at FROM workflow_runs"
-_STEPS: LiteralString = (
-    "SELECT run_id::text, step, attempt, status, output_data FROM step_runs ORDER BY run_id, step, attempt"
-)
+_STEPS: LiteralString = "SELECT run_id::text, step, attempt, status, output_data FROM step_runs WHERE item_index = -1 ORDER BY run_id, step, attempt"
 _VIOLATIONS: dict[str, LiteralString] = {
     "a running run without a living worker": (
         "SELECT r.id FROM runs r WHERE r.status = 'running'"

@@ -37,7 +37,7 @@ class BrokenError(StepwellError):
 
 @dataclass
 class Repeating:
-    """``failing`` names steps whose effect fails; ``calls`` are the effects as (run, step)."""
+    """``failing`` names steps whose effect fails; ``calls`` are the effects as (run, step). An item of a step is ``step/2``."""
 
     stage: Stage
     intake: Intake
@@ -45,15 +45,17 @@ class Repeating:
     history: HistoryStore
     queue: MemoryQueue
     failing: set[str] = field(default_factory=set)
+    failure: Exception = field(default_factory=lambda: BrokenError("it broke"))
     calls: list[tuple[str, str]] = field(default_factory=list)
     bodies: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     async def perform(self, call: Call, body: Any) -> Any:
-        self.calls.append((call.run_id, call.step))
-        self.bodies[call.run_id, call.step] = body
-        if call.step in self.failing:
-            raise BrokenError("it broke")
-        return {"did": call.step}
+        place = call.step if call.item is None else f"{call.step}/{call.item}"
+        self.calls.append((call.run_id, place))
+        self.bodies[call.run_id, place] = body
+        if place in self.failing:
+            raise self.failure
+        return {"did": place}
 
     async def apply(self, spec: dict[str, Any], name: str, **fields: Any) -> None:
         side = await self.stage.side()
@@ -77,7 +79,7 @@ class Repeating:
 
     async def steps(self, run_id: str) -> dict[str, StepRecord]:
         """The last attempt of each step."""
-        return {record.step: record for record in await self.history.steps(run_id)}
+        return {record.step: record for record in await self.history.steps(run_id) if record.item_index < 0}
 
     def effects(self, run_id: str) -> list[str]:
         return [step for run, step in self.calls if run == run_id]

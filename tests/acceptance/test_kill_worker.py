@@ -56,6 +56,34 @@ async def test_a_durable_step_does_not_run_again_when_its_worker_is_killed_befor
         assert len(ids) == 10
 
 
+async def test_items_in_flight_run_again_when_their_worker_is_killed_and_durable_ones_do_not(
+    database: str, valkey_server: str
+) -> None:
+    async with drills.drill(database, valkey_server) as system:
+        victim = await system.worker()
+        system.receiver.open.clear()
+        (run,) = await system.start(1, "batch")
+        await eventually(lambda: system.receiver.holding == 3)
+        system.receiver.answer(2)
+        await eventually(lambda: len(system.receiver.effects) == 5)  # two are durable, so that two others have begun
+        victim.signal(signal.SIGKILL)
+        await victim.ended()
+        fault = await system.struck("kill -9 among the items of a step", repeats=True)
+        assert len(fault.durable) == 2
+        system.receiver.open.set()
+        await take_over(system, victim)
+        assert len(system.repeated) == 3
+        assert not system.repeated & fault.durable
+        assert all(len(system.receiver.of(key)) == 1 for key in fault.durable)
+        (row,) = await system.rows(
+            "SELECT json_array_length(output_data), items FROM step_runs WHERE step = 'each' AND item_index = -1"
+        )
+        assert row == (len(drills.ITEMS), len(drills.ITEMS))
+        assert {key for key in await system.durable() if key.startswith(f"{run}/each/")} == {
+            f"{run}/each/{i}" for i in range(6)
+        }
+
+
 async def test_a_handler_in_flight_when_its_worker_is_killed_runs_again_and_the_run_ends_after_it(
     database: str, valkey_server: str
 ) -> None:

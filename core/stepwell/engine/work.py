@@ -328,12 +328,9 @@ class Work:
                 self._replay_step(step, attempt)
 
     def _replay_item(self, step: Step, attempt: RecordedAttempt) -> None:
-        items = self._items_of(step)
-        size = items.restore(attempt)
+        size = self._items_of(step).restore(attempt)
         if step.part is self._results.part:
             self._results.spend(size)
-            if items.failed:
-                self._results.doom(step)
 
     def _replay_step(self, step: Step, attempt: RecordedAttempt) -> None:
         """The clocks of two workers may differ, so a later attempt may come first."""
