@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from gateways import gateway, trigger
 
+from stepwell_gateway.bodies import Bodies
+
 if TYPE_CHECKING:
     from gateways import Gateway
+
+    from stepwell_gateway.context import Context
 
 FORM = "application/x-www-form-urlencoded"
 ALL = {"body": "{{ body }}", "event": "{{ event }}"}
@@ -114,6 +119,18 @@ async def test_torture(database: str, redis_url: str) -> None:
         stored = running.inputs()
         assert stored[0] == {"a": 9223372036854775807}
         assert len(stored) == sum(status == 202 for _, _, status in TORTURE.values())
+
+
+async def test_a_process_holds_only_so_much_of_all_bodies(database: str, redis_url: str) -> None:
+    def narrow(context: Context) -> Context:
+        return replace(context, bodies=Bodies(most=100))
+
+    async with gateway(database, redis_url, change=narrow) as running:
+        await running.apply(trigger())
+        answer = await running.post(b'"' + b"x" * 99 + b'"')
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert (await running.post()).status_code == 202
+        assert running.context.bodies.held == 0
 
 
 async def test_queries_and_methods(database: str, redis_url: str) -> None:
