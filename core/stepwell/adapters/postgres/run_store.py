@@ -50,7 +50,12 @@ class PostgresRunStore:
 
     async def claim(self, worker: int, ids: Sequence[str], token: int) -> list[ClaimedRun]:
         """See RunStore."""
-        params = {"worker": worker, "ids": uuid_array(ids), "token": token, "unsupported": bigint_array(self.unsupported)}
+        params = {
+            "worker": worker,
+            "ids": uuid_array(ids),
+            "token": token,
+            "unsupported": bigint_array(self.unsupported),
+        }
         return _runs(await self._claims.execute(_SQL["claim"], params))
 
     async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
