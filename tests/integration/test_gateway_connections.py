@@ -131,6 +131,8 @@ async def test_nobody_waits_for_an_answer_that_nobody_will_read(database: str, r
             _, writer = await asyncio.open_connection("127.0.0.1", running.port)
             writer.write(GOOD + more)
             await eventually(lambda: len(running.context.outcomes._waiting) == 1)
+            writer.write(more)
+            await writer.drain()
             writer.close()
             await eventually(lambda: not running.context.outcomes._waiting)
             assert running.count()[0] == number, "the run goes on"
