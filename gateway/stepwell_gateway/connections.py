@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 16 << 10  # bytes of the request line and all headers
 MAX_HEADERS = 100
-MAX_AHEAD = 32  # requests that a client may send before it has the answer to the first of them
+MAX_AHEAD = 16  # requests that a client may send before it has the answer to the first of them
+MAX_BODIES_AHEAD = 64 << 10  # bytes of their bodies
 HEAD_TIME = 10.0  # seconds that a request's head may take to arrive, from its first byte or the connection's start
 REQUEST_TIME = 30.0  # seconds that the whole request may take
 READ_TIME = 30.0  # seconds that a client may leave an answer unread
@@ -46,6 +47,7 @@ class Connection(HttpToolsProtocol):
         self._receiving: float | None = None  # since when a request is arriving
         self._unread: float | None = None  # since when the client reads nothing
         self._ahead: list[RequestResponseCycle] = []  # where several came at once: those that may not be answered yet
+        self._ahead_size = 0
         self._last = False  # whether the answers that are due are the last ones, and what still comes is not read
 
     # -- what the transport tells -------------------------------------------------------------------------------------
@@ -110,15 +112,26 @@ class Connection(HttpToolsProtocol):
             self._refuse(_LARGE_HEAD)
             raise HttpParserError
         if len(self.pipeline) >= MAX_AHEAD:  # each answer makes room for another read, which may bring thousands
-            self._refuse(_TOO_MANY)
+            self._refuse(_TOO_MUCH)
             raise HttpParserError
         self._head = -1
         before = self.cycle
         super().on_headers_complete()
         if self.pipeline:
             self._ahead = [cycle for cycle in (*self._ahead, before) if not cycle.response_complete]
+            self._ahead_size = sum(len(cycle.body) for cycle, _ in self.pipeline)
+            self.flow.resume_reading()  # who does not read does not see that the client has gone
         if self.gate.draining:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its body."""
+        super().on_body(body)
+        if self.pipeline:
+            self._ahead_size += len(body)
+            if self._ahead_size > MAX_BODIES_AHEAD:
+                self._refuse(_TOO_MUCH)
+                raise HttpParserError
 
     def on_message_complete(self) -> None:
         """All of it is there."""
@@ -183,10 +196,14 @@ class Connection(HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return
+        if self.pipeline and self.cycle.more_body:  # half a request behind whole ones is forgotten
+            self.pipeline.popleft()
+            self.cycle = self._ahead[-1]
         if not self._is_free() and not self.cycle.more_body:
             self._last, self.cycle.keep_alive = True, False
+            self.flow.resume_reading()
             return
-        if self._is_free() or not (self.cycle.response_started or self.pipeline):
+        if self._is_free() or not self.cycle.response_started:
             self.transport.write(_raw(problem))
         self.transport.close()
 
@@ -212,6 +229,6 @@ def _raw(problem: Problem) -> bytes:
 
 
 _LARGE_HEAD = Problem(431, f"the head of a request may have {MAX_HEAD:,} bytes and {MAX_HEADERS} headers")
-_TOO_MANY = Problem(429, f"send at most {MAX_AHEAD} requests before the first is answered")
+_TOO_MUCH = Problem(429, "too much was sent before the first request was answered")
 _SLOW = Problem(408, "the request took too long to arrive")
 _NO_HTTP = Problem(400, "this is no HTTP request")

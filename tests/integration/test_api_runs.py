@@ -203,6 +203,8 @@ async def test_a_cursor_is_of_its_list_only(database: str, redis_url: str) -> No
         assert len((await a.get(f"/runs?limit=2&cursor={cursor}"))["runs"]) == 2
         for other in ("/runs?status=queued&", "/runs?workflow=order&", "/workflows?", "/runs?since=1h&"):
             assert (await a.call("GET", f"{other}cursor={cursor}")).status_code == 400, other
+        a.access.give("root", "list runs", namespace="other")
+        assert (await a.call("GET", f"/runs?cursor={cursor}", namespace="other")).status_code == 400
 
 
 @given(st.text(min_size=1, max_size=40), st.lists(st.none() | st.text(max_size=8), max_size=3), st.data())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,6 +103,9 @@ async def test_only_so_many_requests_may_be_sent_ahead(database: str, redis_url:
         answers = await _answers(running, GOOD, flood, count=0)
         assert [answer.status for answer in answers] == [202] + [200] * connections.MAX_AHEAD
         assert answers[-1].closes
+        large = START + b"content-length: 200000\r\n\r\n" + b" " * 200_000
+        assert [answer.status for answer in await _answers(running, GOOD, large, count=0)] == [202]
+        assert [answer.status for answer in await _answers(running, large)] == [422], "first, it is read"
 
 
 async def test_half_a_request_behind_one_that_waits_costs_it_no_answer(
@@ -110,8 +115,9 @@ async def test_half_a_request_behind_one_that_waits_costs_it_no_answer(
     monkeypatch.setattr(connections, "REQUEST_TIME", 0.1)
     async with gateway(database, redis_url) as running:
         await running.apply(trigger(respond={"wait": "500ms"}))
-        answers = await _answers(running, GOOD + START, count=0)
-        assert [answer.status for answer in answers] == [202]
+        for half in (START, START + b"content-length: 9\r\n\r\n{"):
+            answers = await _answers(running, GOOD + half, count=0)
+            assert [answer.status for answer in answers] == [202]
 
 
 # -- clients that are gone, or do not read -----------------------------------------------------------------------------------
@@ -120,10 +126,13 @@ async def test_half_a_request_behind_one_that_waits_costs_it_no_answer(
 async def test_nobody_waits_for_an_answer_that_nobody_will_read(database: str, redis_url: str) -> None:
     async with gateway(database, redis_url) as running:
         await running.apply(trigger(respond={"wait": "1h"}))
-        for number, more in enumerate((b"", GOOD, b"GET"), 1):
+        large = START + b"content-length: 60000\r\n\r\n" + b" " * 50_000
+        for number, more in enumerate((b"", GOOD, GOOD * 9, b"GET", GOOD * 99, large), 1):
             _, writer = await asyncio.open_connection("127.0.0.1", running.port)
             writer.write(GOOD + more)
             await eventually(lambda: len(running.context.outcomes._waiting) == 1)
+            writer.write(more)
+            await writer.drain()
             writer.close()
             await eventually(lambda: not running.context.outcomes._waiting)
             assert running.count()[0] == number, "the run goes on"
@@ -171,3 +180,54 @@ async def test_a_length_is_looked_at_before_the_body(database: str, redis_url: s
         for length, status in ((b"1048577", 413), (b"18446744073709551615", 413), (b"0" * 5_000 + b"2", 202)):
             [answer] = await _answers(running, START + b"content-length: " + length + b"\r\n\r\n{}")
             assert answer.status == status, length[:30]
+
+
+# -- anything at all -----------------------------------------------------------------------------------------------------------
+
+PIECES = [
+    GOOD, GOOD * 40, GOOD.replace(b"/hook ", b"/slow "), START, START + H2C + b"content-length: 2\r\n\r\n{}", b"{}", b"\r\n",
+    START + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", START + b"content-length: 2000000\r\n\r\n", b"0\r\n\r\n",
+    START + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n", b"GET /docs HTTP/1.1\r\nhost: x\r\n\r\n", b"x" * 3_000, BAD_HEAD,
+    b"HEAD /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /approvals/x HTTP/1.0\r\n\r\n", b"\0\xff", b"nonsense\r\n\r\n",
+    b"GET /api/v1/namespaces/growth/runs HTTP/1.1\r\nhost: x\r\n\r\n", b"POST / HTTP/1.1\r\nconnection: close\r\n\r\n",
+]  # fmt: skip
+
+
+async def test_whatever_comes_no_defect_shows_and_nothing_is_left_behind(
+    database: str, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests, halves of them and rubbish in any order, from clients that read or not, and leave at any time."""
+    rnd = random.Random(7)
+
+    async def client(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        heard = b""
+        try:
+            for _ in range(rnd.randint(1, 5)):
+                piece = rnd.choice(PIECES)
+                writer.write(piece[: rnd.randint(0, len(piece))] if rnd.random() < 0.3 else piece)
+                await asyncio.sleep(rnd.choice((0, 0, 0.005)))
+            with contextlib.suppress(TimeoutError):
+                if rnd.random() < 0.6:
+                    async with asyncio.timeout(0.05):
+                        heard = await reader.read(100_000)
+        except (OSError, RuntimeError):  # the gateway closed it meanwhile
+            pass
+        finally:
+            writer.transport.abort() if rnd.random() < 0.5 else writer.close()
+        return heard
+
+    async with gateway(database, redis_url) as running:
+        await running.apply(trigger(), trigger(name="slow", respond={"wait": "1h"}))
+        tasks = len(asyncio.all_tasks())
+        heard = b""
+        for _ in range(15):
+            heard += b"".join(await asyncio.gather(*(client(running.port) for _ in range(30))))
+        met = set(re.findall(rb"HTTP/1.1 (\d+) ", heard))
+        assert met >= {b"200", b"202", b"400"}, met
+        assert not {status for status in met if status >= b"500"}, met
+        await eventually(lambda: running.context.bodies.held == 0)
+        await eventually(lambda: not running.context.outcomes._waiting)
+        await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 2)  # one connection of the test's own client
+        assert (await running.post()).status_code == 202
+    assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]

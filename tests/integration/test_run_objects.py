@@ -438,12 +438,13 @@ async def test_a_status_that_is_refused_says_the_rest(database: str, redis_url: 
 
 async def test_a_nested_output_and_steps_are_read_with_the_run(database: str, redis_url: str) -> None:
     cluster = Cluster()
-    obj = made(cluster)
+    obj, other = made(cluster), made(cluster)
     async with life(database, redis_url, cluster) as operator:
         await operator.apply()
-        operator.follower.observe(obj)
-        await operator.has_run(obj)
-        for text, step in (('{"a": null}', "small"), (f'"{"x" * 5_000}"', "large"), (f'"{"x" * 4_094}"', "fits")):
+        for each in (obj, other):
+            operator.follower.observe(each)
+            await operator.has_run(each)
+        for text, step in (('{"a": null}', "small"), (f'"{"x" * 4_095}"', "large")):
             operator.rows(
                 "INSERT INTO run_steps (run_id, fence, step, attempt, status, started_at, finished_at, output_data)"
                 " VALUES (%s, 1, %s, 1, 'succeeded', now(), now(), %s) RETURNING 1",
@@ -458,8 +459,12 @@ async def test_a_nested_output_and_steps_are_read_with_the_run(database: str, re
             " WHERE id = %s RETURNING 1"
         )
         operator.rows(end, obj.run_id)
-        ((run, steps),) = (await operator.store.details([obj.run_id])).values()
+        fits: LiteralString = end.replace("output_from = 'large'", "output_data = %s::json")
+        operator.rows(fits, f'"{"x" * 4_094}"', other.run_id)
+        found = await operator.store.details([obj.run_id, other.run_id])
+    run, steps = found[obj.run_id]
     assert (run.output, run.output_too_large) == (None, True)
+    assert (found[other.run_id][0].output, found[other.run_id][0].output_too_large) == ("x" * 4_094, False)
     assert [(step.step, step.attempt, step.status) for step in steps if step.step == "small"] == [
         ("small", 1, "succeeded")
     ]

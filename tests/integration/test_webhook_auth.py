@@ -375,6 +375,8 @@ async def test_whatever_is_wrong_the_answer_is_the_same(database: str, redis_url
         for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"):
             for path in ("welcome/github", "welcome/public", "absent/hook"):
                 assert await _deny(running, path, BODY, github(BODY), method=method) == unknown, f"{method} {path}"
+        head = await _deny(running, "welcome/public", b"", {}, method="HEAD")
+        assert (head[0], head[1], head[2]) == (401, b"", unknown[2])
         count = 0
         for hook, cases in _wrong().items():
             for what, body, headers in cases:

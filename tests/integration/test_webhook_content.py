@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from gateways import gateway, trigger
 
+from stepwell_gateway.bodies import Bodies
+
 if TYPE_CHECKING:
     from gateways import Gateway
+
+    from stepwell_gateway.context import Context
 
 FORM = "application/x-www-form-urlencoded"
 ALL = {"body": "{{ body }}", "event": "{{ event }}"}
@@ -53,8 +58,10 @@ async def test_types_that_are_not_read(database: str, redis_url: str) -> None:
             answer = await running.post(headers={"content-type": declared})
             assert answer.status_code == 415, declared
             assert "application/json" in answer.headers["accept-post"]
-        answer = await running.post(headers={"content-encoding": "gzip"})
-        assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+        for encodings in (["gzip"], ["gzip", "gzip"], ["identity", "br"]):
+            packed = [("content-type", "text/plain; charset=iso-8859-1"), *(("content-encoding", e) for e in encodings)]
+            answer = await running.client.post("/hooks/growth/welcome/hook", content=b"\x1f\x8b", headers=packed)
+            assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity"), encodings
 
 
 async def test_the_body_is_the_input_where_none_is_stated(database: str, redis_url: str) -> None:
@@ -114,6 +121,18 @@ async def test_torture(database: str, redis_url: str) -> None:
         stored = running.inputs()
         assert stored[0] == {"a": 9223372036854775807}
         assert len(stored) == sum(status == 202 for _, _, status in TORTURE.values())
+
+
+async def test_a_process_holds_only_so_much_of_all_bodies(database: str, redis_url: str) -> None:
+    def narrow(context: Context) -> Context:
+        return replace(context, bodies=Bodies(most=100))
+
+    async with gateway(database, redis_url, change=narrow) as running:
+        await running.apply(trigger())
+        answer = await running.post(b'"' + b"x" * 99 + b'"')
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert (await running.post()).status_code == 202
+        assert running.context.bodies.held == 0
 
 
 async def test_queries_and_methods(database: str, redis_url: str) -> None:

@@ -66,6 +66,15 @@ def test_the_secret_reader_is_bound_by_nothing_and_aggregated_into_nothing() -> 
     assert not [each for each in documents() if each.get("roleRef", {}).get("name") == READER]
 
 
+def test_the_policy_for_starts_refuses_where_it_cannot_be_asked() -> None:
+    policies = [each for each in documents() if each["kind"] == "ValidatingAdmissionPolicy"]
+    bindings = [each for each in documents() if each["kind"] == "ValidatingAdmissionPolicyBinding"]
+    assert [each["spec"]["failurePolicy"] for each in policies] == ["Fail"]
+    assert [(each["spec"]["policyName"], each["spec"]["validationActions"]) for each in bindings] == [
+        (policies[0]["metadata"]["name"], ["Deny"])
+    ]
+
+
 def role(**rule: Any) -> dict[str, Any]:
     return {"kind": "ClusterRole", "metadata": {"name": "x"}, "rules": [{"apiGroups": [""], **rule}]}
 

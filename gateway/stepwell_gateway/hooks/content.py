@@ -33,7 +33,7 @@ def media_type(declared: str) -> tuple[str, str | None]:
 
 def reader_of(delivery: Delivery) -> Read:
     """What reads the delivery's body. Raises Problem 415. A body without a type is JSON, and an empty one is null."""
-    if (delivery.header(b"content-encoding") or b"identity").strip().lower() != b"identity":
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in delivery.headers):
         raise _unsupported("a body is sent as it is, without Content-Encoding", "Accept-Encoding", "identity")
     declared = (delivery.header(b"content-type") or b"").decode("latin-1")
     if not declared.strip():

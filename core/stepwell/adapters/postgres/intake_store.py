@@ -8,7 +8,7 @@ from typing import LiteralString
 import orjson
 
 from stepwell.adapters.postgres import queries
-from stepwell.adapters.postgres.run_store import uuid_array
+from stepwell.adapters.postgres.run_store import bigint_array, uuid_array
 from stepwell.adapters.postgres.session import Session
 from stepwell.domain.errors import DataRefusedError
 from stepwell.engine.apply import NewRevision
@@ -38,7 +38,7 @@ class PostgresIntakeStore:
         hashes = {run.id: input_hash(run.input).hex() for run in runs if run.key is not None}
         params: dict[str, object] = {
             "runs": _serialised([_row(run, hashes.get(run.id)) for run in runs]),
-            "workflows": list({run.workflow_id for run in runs}),
+            "workflows": bigint_array({run.workflow_id for run in runs}),
             "keep": self._keep,
         }
         if known := [run.id for run in runs if again or run.may_exist]:

@@ -31,6 +31,11 @@ def uuid_array(ids: Iterable[str]) -> str:
     return "{" + ",".join(ids) + "}"
 
 
+def bigint_array(numbers: Iterable[int]) -> str:
+    """The text of a bigint[]: to convert a list takes psycopg as long as all the rest of a statement's parameters."""
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
 def _fragment(document: bytes | None) -> orjson.Fragment | None:
     return None if document is None else orjson.Fragment(document)
 
@@ -45,12 +50,17 @@ class PostgresRunStore:
 
     async def claim(self, worker: int, ids: Sequence[str], token: int) -> list[ClaimedRun]:
         """See RunStore."""
-        params = {"worker": worker, "ids": uuid_array(ids), "token": token, "unsupported": sorted(self.unsupported)}
+        params = {
+            "worker": worker,
+            "ids": uuid_array(ids),
+            "token": token,
+            "unsupported": bigint_array(self.unsupported),
+        }
         return _runs(await self._claims.execute(_SQL["claim"], params))
 
     async def claim_oldest(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
         """See RunStore."""
-        params = {"worker": worker, "token": token, "limit": limit, "unsupported": sorted(self.unsupported)}
+        params = {"worker": worker, "token": token, "limit": limit, "unsupported": bigint_array(self.unsupported)}
         return _runs(await self._claims.execute(_SQL["claim_oldest"], params))
 
     async def claim_suspects(self, worker: int, limit: int, token: int) -> list[ClaimedRun]:
