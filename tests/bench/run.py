@@ -27,7 +27,7 @@ from bench.meters import Meters, rss_of
 from bench.steady import saturated, spread
 from bench.system import Client, client, finished, receiver, workers
 from bench.webhooks import webhooks
-from bench.workloads import INPUT, WORKLOADS
+from bench.workloads import INPUT, ITEMS, WORKLOADS
 
 from stepwell.adapters.postgres.migrate import migrate
 from stepwell_cli.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -36,13 +36,15 @@ RUNS = {"one_step": 20_000, "three_step": 6_000, "forty_step": 500}
 PROBES = 200  # single runs for latency on an idle system
 
 
-async def drain(dsn: str, url: str, name: str, port: int, runs: int, processes: int) -> dict[str, float]:
+async def drain(
+    dsn: str, url: str, name: str, port: int, runs: int, processes: int, value: dict[str, Any] = INPUT
+) -> dict[str, float]:
     """Preload a backlog, then start the workers: how fast is it drained, and at what cost a run."""
     meters = Meters(dsn, url)
     position, disk = meters.wal_position(), meters.disk()
     async with client(dsn, url) as load:
-        await load.apply(name, WORKLOADS[name](port))
-        await load.preload(name, INPUT, runs)
+        await load.apply(name, (WORKLOADS | ITEMS)[name](port))
+        await load.preload(name, value, runs)
     before = meters.read()
     with workers(processes, dsn, url) as pids:
         seconds = await finished(dsn, runs)

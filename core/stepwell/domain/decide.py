@@ -160,34 +160,35 @@ def _startable(revision: Revision, todo: int, known: Snapshot, now: int) -> list
     idle = todo & ~(known.settled | known.running | pausing)
     for items in known.items:
         idle &= ~(1 << items.step)
-        found = _startable_items(items, now)
-        may = _may_start(revision.steps[items.step], known) if found else False
-        starts += found if may else ()
-        unconfirmed |= may is None
+        found = _startable_items(items, revision.steps[items.step], known, now)
+        unconfirmed |= found is None
+        starts += found or ()
     while idle:
         step = revision.steps[(idle & -idle).bit_length() - 1]
         idle &= idle - 1
         if step.direct & ~known.settled:
             continue
-        may = step.for_each is not None or _may_start(step, known)  # what the items are is found without an effect
-        if may:
+        if not step.effect or step.for_each is not None:  # what the items are is found without an effect
             starts.append(Start(step.index))
-        unconfirmed |= may is None
+        elif not step.ancestors & ~known.durable:
+            if known.confirmed:
+                starts.append(Start(step.index))
+            else:
+                unconfirmed = True
     if unconfirmed:
         starts.append(Confirm())
     return starts
 
 
-def _may_start(step: Step, known: Snapshot) -> bool | None:
-    """Whether the barrier before the step's effect is open; None: it is, once the claim is confirmed."""
+def _startable_items(items: Items, step: Step, known: Snapshot, now: int) -> list[StartItem] | None:
+    """What may start of them; None: something could, once the claim is confirmed."""
     if not step.effect:
-        return True
-    if step.ancestors & ~known.durable:
-        return False
-    return True if known.confirmed else None
+        return _next_items(items, now)
+    found = [] if step.ancestors & ~known.durable else _next_items(items, now)
+    return found if known.confirmed or not found else None
 
 
-def _startable_items(items: Items, now: int) -> list[StartItem]:
+def _next_items(items: Items, now: int) -> list[StartItem]:
     """What is due, and from the first on as many as there is room for."""
     starts = [StartItem(items.step, index) for index, due in items.retries if due <= now]
     retrying = sum(1 << index for index, _ in items.retries)

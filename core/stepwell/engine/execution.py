@@ -98,7 +98,7 @@ class Execution:
     def abandon(self) -> None:
         """The run is no longer ours, or this worker stops: end everything in flight and write nothing more."""
         self._gone = True
-        self._work.abort()
+        self._work.leave()
         self._stop_timer()
 
     def _hand_back(self) -> None:
@@ -110,37 +110,43 @@ class Execution:
         r, work = self.results, self._work
         return d.Snapshot(
             r.settled, r.durable, work.running, tuple(work.retries.items()), r.failed, self._cancelled, confirmed,
-            self._deadline, r.part, work.items(),
+            self._deadline, r.part, work.observed() if work.items else (),
         )  # fmt: skip
 
     def _carry_out(self, commands: list[d.Command], now: int) -> bool:
         """Whether something changed, so that there may be more to do at once."""
         changed = False
         for command in commands:
-            match command:
-                case d.Start() | d.StartItem() | d.Gather():
-                    self._begin(command, now)
-                    changed = True
-                    if self.results.failed >= 0 or self._host.micros() > self._slice:
-                        break  # the other commands were decided without knowing this
-                case d.Confirm():
-                    self._confirm()
-                case d.Finish(status=status):
-                    self._finish(status, now)
-                case d.Abort():
-                    self._work.abort()
-                    changed = True
-                case d.Sleep(until=until):
-                    self._wake_at(until)
-                case d.ParkUntil(due=due):
-                    self._park(due)
+            if isinstance(command, d.Start):
+                self._work.start(self.loaded.revision.steps[command.step], now)
+            elif isinstance(command, d.StartItem | d.Gather):
+                self._go_on_with_items(command, now)
+            else:
+                changed |= self._obey(command, now)
+                continue
+            changed = True
+            if self.results.failed >= 0 or self._host.micros() > self._slice:
+                break  # the other commands were decided without knowing this
         return changed
 
-    def _begin(self, command: d.Start | d.StartItem | d.Gather, now: int) -> None:
+    def _obey(self, command: d.Command, now: int) -> bool:
+        match command:
+            case d.Confirm():
+                self._confirm()
+            case d.Finish(status=status):
+                self._finish(status, now)
+            case d.Abort():
+                self._work.abort()
+                return True
+            case d.Sleep(until=until):
+                self._wake_at(until)
+            case d.ParkUntil(due=due):
+                self._park(due)
+        return False
+
+    def _go_on_with_items(self, command: d.StartItem | d.Gather, now: int) -> None:
         step = self.loaded.revision.steps[command.step]
-        if isinstance(command, d.Start):
-            self._work.start(step, now)
-        elif isinstance(command, d.StartItem):
+        if isinstance(command, d.StartItem):
             self._work.start_item(step, command.item, now)
         else:
             self._work.gather(step, now)

@@ -187,7 +187,7 @@ class Results:
         if self._bytes + len(document) > MAX_OUTPUTS:
             message = f"with this output, the outputs of the run would exceed {MAX_OUTPUTS:,} bytes"
             raise StepFailure("OutputsTooLarge", message, final=True)
-        self.spend(len(document))
+        self._bytes += len(document)
         if not item:
             self._sizes[step.index] = len(document)
         return document, http

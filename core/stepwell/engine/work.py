@@ -52,17 +52,17 @@ class Owner(Protocol):
 
 class Work:
     """The attempts of one run. ``pending`` are those that the journal has not collected; ``retries`` says when a step that
-    failed, pauses or was deferred may start again.
+    failed, pauses or was deferred may start again, and ``items`` are those of the steps that have begun, by step.
     """
 
     __slots__ = (
-        "_attempts", "_deferred", "_host", "_items", "_loaded", "_owner", "_results", "_run", "_running", "_tasks", "pending",
+        "_attempts", "_deferred", "_host", "_loaded", "_owner", "_results", "_run", "_running", "_tasks", "items", "pending",
         "retries",
     )  # fmt: skip
 
     def __init__(self, host: Host, owner: Owner, run: ClaimedRun, loaded: LoadedRevision, results: Results) -> None:
         self._host = host
-        self._owner = owner
+        self._owner: Owner | None = owner
         self._run = run
         self._loaded = loaded
         self._results = results
@@ -70,22 +70,20 @@ class Work:
         self._deferred = 0
         self._running = 0
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._items: dict[int, Items] = {}
+        self.items: dict[int, Items] = {}
         self.retries: dict[int, int] = {}
         self.pending: list[AttemptRecord] = []
 
     @property
     def running(self) -> int:
         """The mask of the steps with an attempt in flight."""
-        if not self._items:
+        if not self.items:
             return self._running
-        return self._running | sum(1 << index for index, items in self._items.items() if items.running)
+        return self._running | sum(1 << index for index, items in self.items.items() if items.running)
 
-    def items(self) -> tuple[d.Items, ...]:
+    def observed(self) -> tuple[d.Items, ...]:
         """The items of the steps that have begun, of the list whose turn it is."""
-        if not self._items:
-            return ()
-        found = (items.observed() for items in self._items.values() if items.step.part is self._results.part)
+        found = (items.observed() for items in self.items.values() if items.step.part is self._results.part)
         return tuple(items for items in found if items is not None)
 
     # -- beginning -------------------------------------------------------------------------------------------------------
@@ -104,24 +102,30 @@ class Work:
                 self._items_of(step).begin(values, context, now)
             elif step.pause:
                 self._let_pass(trial, as_micros(step.action.until(value, context)))  # type: ignore[union-attr]
+            elif step.effect:
+                self._send(trial, value, context)
             else:
-                self._try(trial, value, context)
+                self._succeed(trial, Outcome(step.action.run(value, context)))  # type: ignore[union-attr]
         except Exception as exc:  # noqa: BLE001 - a defect of an action fails its step, never the worker
             self._fail(trial, as_failure(exc))
 
     def start_item(self, step: Step, item: int, now: int) -> None:
         """Run the next attempt of an item."""
-        items = self._items[step.index]
+        items = self.items[step.index]
         trial = Trial(step, item, items.numbers.get(item, 0) + 1, now)
         items.retries.pop(item, None)
         try:
-            self._try(trial, self._results.input_of(step), items.context_of(item))
+            value, context = self._results.input_of(step), items.context_of(item)
+            if step.effect:
+                self._send(trial, value, context)
+            else:
+                self._succeed(trial, Outcome(step.action.run(value, context)))  # type: ignore[union-attr]
         except Exception as exc:  # noqa: BLE001 - as in start
             self._fail(trial, as_failure(exc))
 
     def gather(self, step: Step, now: int) -> None:
         """Record what the items of a step came to. Their outputs are stored with them, and not again."""
-        items = self._items.pop(step.index)
+        items = self.items.pop(step.index)
         outcome, error = items.result()
         trial = Trial(step, _STEP, 1, items.started or now)
         status = StepStatus.FAILED if items.failed else StepStatus.SUCCEEDED
@@ -130,22 +134,19 @@ class Work:
         self._results.gathered(step, items.size)
         self._record(trial, status, output=output, error=document, outcome=outcome, shown=shown, items=items.count)
 
-    def _try(self, trial: Trial, value: JsonValue, context: Context) -> None:
-        step = trial.step
-        if not step.effect:
-            self._succeed(trial, Outcome(step.action.run(value, context)))  # type: ignore[union-attr]
-            return
-        request = step.action.render(value, context)  # type: ignore[union-attr]
+    def _send(self, trial: Trial, value: JsonValue, context: Context) -> None:
+        """Begin an effect."""
+        request = trial.step.action.render(value, context)  # type: ignore[union-attr]
         self._mark(trial, in_flight=True)
         crashpoint("before_effect")
-        self._tasks[step.index, trial.item] = self._host.spawn(self._perform(trial, request, context))
+        self._tasks[trial.step.index, trial.item] = self._host.spawn(self._perform(trial, request, context))
 
     def _mark(self, trial: Trial, *, in_flight: bool) -> None:
         """Note that an attempt is in flight, or is not any more."""
         if trial.item < 0:
             self._running = self._running | trial.step.bit if in_flight else self._running & ~trial.step.bit
             return
-        items, bit = self._items[trial.step.index], 1 << trial.item
+        items, bit = self.items[trial.step.index], 1 << trial.item
         items.running = items.running | bit if in_flight else items.running & ~bit
 
     def _let_pass(self, trial: Trial, moment: int) -> None:
@@ -177,8 +178,10 @@ class Work:
             elif result is not None:
                 self._fail(trial, result)
         except Exception as exc:  # noqa: BLE001 - a defect of ours must not end the worker
-            self._owner.defect(exc)
-        self._owner.advance()
+            if self._owner is not None:
+                self._owner.defect(exc)
+        if self._owner is not None:
+            self._owner.advance()
 
     def _may_begin(self, started: int) -> bool:
         """Whether what allowed an effect still does: its task may have waited for its turn, or long for its place."""
@@ -222,14 +225,21 @@ class Work:
         for task in tasks.values():
             task.cancel()
         self._running = 0
-        for items in self._items.values():
+        for items in self.items.values():
             items.running = 0
+
+    def leave(self) -> None:
+        """The run leaves this worker: nothing more is done. Owner and work let go of each other, so that no garbage collection
+        is needed to free them.
+        """
+        self.abort()
+        self._owner = None
 
     def forget(self) -> None:
         """What a list of steps still wanted to do is over: another has its turn."""
         self.retries.clear()
         self._deferred = 0
-        self._items.clear()
+        self.items.clear()
 
     # -- results ---------------------------------------------------------------------------------------------------------
 
@@ -263,7 +273,7 @@ class Work:
             self._attempts[trial.step.index] = trial.number
             self.retries[trial.step.index] = due
             return
-        items = self._items[trial.step.index]
+        items = self.items[trial.step.index]
         items.numbers[trial.item] = trial.number
         items.retries[trial.item] = due
 
@@ -285,7 +295,7 @@ class Work:
         if trial.item < 0:
             self._results.settle(trial.step, status, record.finished_at, result, shown)
             return
-        of = self._items[trial.step.index]
+        of = self.items[trial.step.index]
         of.settle(trial.item, result.output, len(output or b"null"), shown)
         if of.failed:
             self._results.doom(trial.step)
@@ -309,7 +319,7 @@ class Work:
         if item < 0:
             record.input_from, record.input = self._results.input_reference(step)
         else:
-            of = self._items[step.index]
+            of = self.items[step.index]
             record.input, record.items = of.document_of(item), of.count
         self.pending.append(record)
         return record
@@ -339,7 +349,7 @@ class Work:
         self._attempts[step.index] = attempt.attempt
         self.retries.pop(step.index, None)
         if attempt.retry_at is None:
-            items = self._items.pop(step.index, None)
+            items = self.items.pop(step.index, None)
             listed = None if attempt.items is None or items is None else items.outputs(attempt.items)
             self._results.restore(step, attempt, listed)
             if listed is not None and items is not None:
@@ -348,7 +358,7 @@ class Work:
             self.retries[step.index] = attempt.retry_at
 
     def _items_of(self, step: Step) -> Items:
-        found = self._items.get(step.index)
+        found = self.items.get(step.index)
         if found is None:
-            found = self._items[step.index] = Items(step)
+            found = self.items[step.index] = Items(step)
         return found
