@@ -67,13 +67,14 @@ def workflows(port: int) -> dict[str, list[dict[str, Any]]]:
     def pure(name: str) -> dict[str, Any]:
         return {"name": name, "transform": {"set": {"n": "{{ run.input.n }}"}}}
 
+    count = {"name": "count", "transform": {"value": {"n": "{{ run.input.n }}", "answers": "{{ size(input) }}"}}}
     return {
         "order": [pure("pick"), call("create"), pure("result")],
         "pair": [call("first"), call("second")],
         "pure": [pure("only")],
         "late": [call("create", "/later"), pure("result")],  # is told to come back in three seconds
         "guarded": [{"name": "refuse", "fail": {"message": "no"}}],
-        "batch": [call("each") | {"forEach": {"items": ITEMS, "maxParallel": 3}}, pure("result")],
+        "batch": [call("each") | {"forEach": {"items": ITEMS, "maxParallel": 3}}, count],
     }
 
 

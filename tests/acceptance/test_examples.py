@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("test-workflow.yaml", {"email": "user@example.com", "age": 20}, {"received": {"email": "user@example.com"}}),
+    (
+        "for-each.yaml",
+        {"people": [{"name": "Ada", "answer": 200}, {"name": "Bob", "answer": 200}]},
+        {"told": ["Ada", "Bob"], "missed": 0, "why": ""},
+    ),
+    ("for-each.yaml", {"people": []}, {"told": [], "missed": 0, "why": ""}),
     ("github-webhook.yaml", {"email": "user@example.com"}, {"received": {"email": "user@example.com"}}),
     ("nightly.yaml", {"day": "2026-11-23T02:00:00Z"}, {"day": "2026-11-23", "title": "Report of 2026-11-23"}),
     ("on-failure.yaml", {"parcel": 7}, {"received": {"parcel": 7, "answer": 200, "shelf": "S-7"}}),
@@ -79,6 +85,20 @@ def test_the_seats_of_the_free_plan(services: dict[str, str]) -> None:
     done = commands.within("run", commands.EXAMPLES / "routing.yaml", "-i", '{"plan":"free","seats":3}', env=services)
     assert done.returncode == 1
     assert "the free plan has one seat, not 3" in done.stderr
+
+
+def test_each_item_is_tried_on_its_own_and_shown_in_the_table(
+    receiver: int, services: dict[str, str], tmp_path: Path
+) -> None:
+    manifest = commands.example("for-each.yaml", receiver, tmp_path)
+    people = [{"name": "Ada", "answer": 200}, {"name": "Bob", "answer": 503}, {"name": "Cyd", "answer": 200}]
+    done = commands.within("run", manifest, "-i", json.dumps({"people": people}), env=services)
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert (output["told"], output["missed"]) == (["Ada", "Cyd"], 1)
+    assert output["why"].startswith("1 of 3 items failed, first item 1: POST http://127.0.0.1:")
+    assert "step tell succeeded (" in done.stderr
+    assert "): 3/3 items, 1 of 3 items failed, first item 1: POST " in done.stderr
 
 
 def test_somebody_is_told_of_a_parcel_that_cannot_be_sent(

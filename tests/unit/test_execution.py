@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from engine_specs import CONTINUE, document, effect, failing, failure, inputs, r
 from virtual_time import EPOCH, virtual_time
 
 from stepwell.domain.action import Call
+from stepwell.engine.execution import Execution
+from stepwell.engine.results import Results
+from stepwell.engine.work import Work
 
 
 @virtual_time
@@ -233,3 +237,19 @@ async def test_an_output_that_cannot_be_rendered_fails_the_run() -> None:
         assert document(end.error)["reason"] == "OutputFailed"
         assert "missing" in document(end.error)["message"]
         assert [r.step for r in s.database.attempts()] == ["a"]
+
+
+@virtual_time
+async def test_what_has_ended_is_freed_without_a_garbage_collection() -> None:
+    async with scene({"steps": [effect("a"), value("b", 1)]}) as s:
+        gc.collect()
+        gc.disable()
+        try:
+            for n in range(5):
+                await s.submit(f"r{n}")
+                assert await s.ended(f"r{n}") == "succeeded"
+            await until(lambda: not s.dispatcher.active)
+            kept = [type(found) for found in gc.get_objects() if isinstance(found, Execution | Work | Results)]
+        finally:
+            gc.enable()
+        assert all(kept.count(kind) <= 1 for kind in kept), "the journal remembers its last batch, and nothing else"

@@ -75,6 +75,19 @@ async def test_runs_and_attempts_are_counted_by_how_they_ended() -> None:
 
 
 @virtual_time
+async def test_items_are_counted_as_attempts_and_what_sums_them_up_is_not() -> None:
+    counted = metrics()
+    each = {"forEach": {"items": [1, 2, 3]}}
+    skipped = {**value("b", 1, **each), "if": "size(run.id) == 0"}
+    async with scene({"steps": [value("a", "{{ item }}", **each), skipped]}, observer=counted) as s:
+        await s.submit()
+        await s.ended()
+        await until(lambda: not s.dispatcher.active)
+    found = samples(counted, "stepwell_steps_total")
+    assert found == {("transform", "default", "succeeded", "test"): 3, ("transform", "default", "skipped", "test"): 1}
+
+
+@virtual_time
 async def test_the_way_to_the_start_and_the_journal_are_measured() -> None:
     counted = metrics()
     async with scene({"steps": [value("a", 1)]}, observer=counted) as s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -104,6 +105,33 @@ def test_what_waits_says_so(action: dict[str, Any], status: str, state: str) -> 
     spec = {"steps": [{"name": "a", **action}, {"name": "b", "transform": {"value": 1}}]}
     steps = progress(plan(spec), run(status), []).steps
     assert [step.state for step in steps] == [state, "not run" if state == "stopped" else "pending"]
+
+
+def item(index: int, status: str = "succeeded", *, again: bool = False) -> StepRecord:
+    return replace(record("b", status, again=again), item_index=index, items=3)
+
+
+EACH = {"steps": [{"name": "b", "forEach": {"items": []}, "httpCall": {"url": "x"}}, {"name": "c", "fail": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "records", "expected"),
+    [
+        ("running", [], ("running", None)),
+        ("running", [item(0)], ("running", (1, 3))),
+        ("running", [item(0), item(1, "failed", again=True)], ("running", (1, 3))),
+        ("waiting", [item(0), item(1, "failed", again=True)], ("retrying", (1, 3))),
+        ("waiting", [item(1, "failed", again=True), item(1), item(2, "failed", again=True)], ("retrying", (1, 3))),
+        ("running", [item(0), item(1), item(2), replace(record("b"), items=3)], ("succeeded", (3, 3))),
+        ("failed", [item(0), item(2, "failed"), replace(record("b", "failed"), items=3)], ("failed", (2, 3))),
+        ("cancelled", [item(0)], ("stopped", (1, 3))),
+    ],
+)
+def test_states_of_a_step_with_items(status: str, records: list[StepRecord], expected: tuple[str, Any]) -> None:
+    step = progress(plan(EACH), run(status), records).steps[0]
+    assert (step.state, step.items) == expected
+    if step.state == "retrying":
+        assert step.message == f"item {2 if item(1) in records else 1}: broken"
 
 
 def test_a_retry_shows_its_attempt_and_reason() -> None:

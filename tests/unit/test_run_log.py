@@ -56,6 +56,17 @@ async def test_a_failed_run_is_one_line_that_says_where_and_why(caplog: pytest.L
 
 
 @virtual_time
+async def test_a_line_names_the_item(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await executed({"steps": [{"name": "a", "forEach": {"items": [1]}, "fail": {"message": PATTERN}}]})
+    item, step, end = lines(caplog)
+    assert (item["item"], item["step"], item["status"]) == (0, "a", "failed")
+    assert "item" not in step
+    assert (end["step"], end["index"], end["attempt"], end["reason"]) == ("a", 0, 1, "Failed")
+    assert CANARY not in caplog.text
+
+
+@virtual_time
 async def test_a_run_that_timed_out_is_told_and_a_success_is_not(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await executed({"steps": [value("a", 1)]})
