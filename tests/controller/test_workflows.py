@@ -226,6 +226,17 @@ def test_a_condition_keeps_the_time_of_its_last_change(world: World) -> None:
     assert found[1], "it stands suspended"
 
 
+def test_the_next_time_of_a_schedule_is_shown(world: World) -> None:
+    world.api.create("scheduled", SPEC)
+    world.synced("scheduled")
+    world.rows(
+        "INSERT INTO schedules (workflow_id, trigger, revision_id, timing, tick_at) SELECT id, 'nightly', active_revision_id, "
+        "'', '2026-12-01 03:00:00+00' FROM workflows WHERE name = 'scheduled' RETURNING 1"
+    )
+    nightly = {"name": "nightly", "nextRunTime": "2026-12-01T03:00:00Z"}
+    eventually_sync(lambda: world.api.status("scheduled")["triggers"][1] == nightly)
+
+
 def test_what_workers_met_of_secrets_comes_and_goes(world: World) -> None:
     world.api.create("secretive", {"steps": STEPS})
     world.synced("secretive")

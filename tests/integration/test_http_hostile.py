@@ -108,7 +108,10 @@ async def test_a_compressed_body_ends_where_it_says(member: bytes) -> None:
     """Behind the last member only another one may stand, which a stray byte is not."""
     for more in (b"\0", b"garbage", gzip.compress(b" ", mtime=0)[:-1]):
         async with serve(response(gzip.compress(member, mtime=0) + more, "Content-Encoding: gzip")) as server:
-            assert (await failure({"url": server.url})).reason == "InvalidResponse"
+            failed = await failure({"url": server.url})
+        assert failed.reason == "InvalidResponse"
+        assert failed.http
+        assert failed.http["status"] == 200
 
 
 async def test_a_length_beside_chunks_is_refused() -> None:

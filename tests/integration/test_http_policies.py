@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from http_calls import LOCAL, Secrets, call_of, client, failure, perform, ref, secret
 from http_servers import json_response, redirect, response, serve, serve_proxy, unused_port
+from waiting import eventually
 
 from stepwell.adapters.http.allowances import AllowanceError, StaticAllowances, with_annotation
 from stepwell.adapters.http.clients import MAX_IDLE, HttpClients
@@ -134,6 +135,25 @@ async def test_clients_that_nobody_uses_are_closed() -> None:
         assert server.connections == MAX_IDLE + 5
 
 
+async def test_a_client_with_a_call_in_flight_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepwell.adapters.http.clients.MAX_IDLE", 1)
+    allowances = StaticAllowances(LOCAL, first=replace(LOCAL, hosts=frozenset({("a.svc", 1)})))
+    release = asyncio.Event()
+
+    async def held(request: Any, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/held":
+            await release.wait()
+        writer.write(json_response("1"))
+
+    async with serve(held) as server, HttpClients(allowances) as clients:
+        call = replace(call_of(), namespace="first")
+        first = asyncio.ensure_future(perform({"url": f"{server.url}/held"}, through=clients, call=call))
+        await eventually(lambda: server.requests)
+        await perform({"url": server.url}, through=clients)
+        release.set()
+        assert (await first).output == 1
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "final"),
     [
@@ -191,6 +211,20 @@ async def test_own_services_are_reached_by_no_spelling() -> None:
                 assert "one of Stepwell's own services" in failed.message
             assert (await perform({"url": server.url}, through=opened)).output == 1
         assert not database.connections
+
+
+async def test_own_services_are_refused_by_name_where_the_name_moved() -> None:
+    answers = ["127.0.0.9", "127.0.0.1"]
+
+    async def moving(host: str, port: int) -> list[str]:
+        return [answers.pop(0)]
+
+    async with serve(json_response("1")) as database:
+        own = OwnServices([("cache.svc", None)])
+        failed = await failure({"url": f"http://cache.svc:{database.port}/"}, own=own, lookup=moving)
+        assert not database.connections
+    assert failed.reason == "AddressNotAllowed"
+    assert "one of Stepwell's own services" in failed.message
 
 
 async def test_the_names_of_own_services_are_known_before_a_literal_address_is_connected_to() -> None:

@@ -50,7 +50,8 @@ async def test_headers() -> None:
         "headers": [
             {"name": "X-Api-Key", **ref("api", "token")},
             {"name": "Authorization", **ref("api", "token"), "prefix": "Token "},
-            {"name": "user-agent", **ref("api", "username")},
+            {"name": "User-Agent", **ref("api", "username")},
+            {"name": "ACCEPT", **ref("api", "username")},
         ]
     }
     async with serve(json_response("1")) as server:
@@ -59,7 +60,8 @@ async def test_headers() -> None:
     assert request.header("x-api-key") == TOKEN
     assert request.header("authorization") == f"Token {TOKEN}"
     assert request.header("x-own") == "a"
-    assert [value for name, value in request.headers if name.lower() == "user-agent"] == ["stepwell-bot"]
+    for own in ("user-agent", "accept"):
+        assert [value for name, value in request.headers if name.lower() == own] == ["stepwell-bot"]
 
 
 async def test_query() -> None:
@@ -194,6 +196,20 @@ async def test_a_resolver_that_does_not_answer() -> None:
     assert (failed.reason, failed.kind, failed.sent) == ("SecretsUnavailable", "Network", False)
 
 
+async def test_time_for_the_secrets_is_time_of_the_call() -> None:
+    class Slow(Secrets):
+        async def get(self, namespace: str, name: str) -> Secret:
+            await asyncio.sleep(0.2)  # the slowness itself
+            return await super().get(namespace, name)
+
+    async def silent(request: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with serve(silent) as server:
+        failed = await failure({"url": server.url, "auth": BEARER}, secrets=Slow(API), call=call_of(0.3))
+    assert failed.message.endswith("no complete answer within 0.1 s")
+
+
 async def test_a_defect_of_a_resolver_shows_nothing() -> None:
     class Broken:
         async def get(self, namespace: str, name: str) -> Secret:
@@ -274,6 +290,23 @@ async def test_auth_is_kept_within_the_origin() -> None:
             assert (await perform(spec, secrets=secrets())).output == 1
     assert server.requests[1].header("authorization") == f"Bearer {TOKEN}"
     assert server.requests[3].target == "/next?a=1&k=stepwell-bot"
+
+
+async def test_a_redirect_that_names_the_parameter_gets_it_once() -> None:
+    async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+        there = f"/next?{request.target.partition('?')[2]}"
+        writer.write(redirect(there) if request.target.startswith("/first") else json_response("1"))
+
+    async with serve(answer) as server:
+        auth = {"query": [{"name": "k", **ref("api", "token")}]}
+        await perform({"url": f"{server.url}/first", "auth": auth, "followRedirects": True}, secrets=secrets())
+    assert server.requests[1].target == server.requests[0].target.replace("first", "next")
+
+
+async def test_what_another_origin_repeats_is_masked_too() -> None:
+    async with serve(json_response(json.dumps(TOKEN))) as other, serve(redirect(f"{other.url}/x")) as server:
+        spec = {"url": server.url, "auth": BEARER, "followRedirects": True}
+        assert (await perform(spec, secrets=secrets())).output == "***"
 
 
 async def test_auth_stays_dropped_on_the_way_back() -> None:
@@ -411,6 +444,16 @@ async def test_the_request_line_of_a_secret_url() -> None:
         hook = secret("chat", url=f"{server.url}/services/T01234567/{TOKEN}")
         failed = await failure({"urlFrom": ref("chat", "url"), "method": "POST"}, secrets=secrets(hook))
     assert failed.message == f"POST {server.url}/*** answered 404 Not Found: no"
+
+
+async def test_headers_of_an_answer_that_are_credentials_are_not_shown() -> None:
+    names = [
+        "Set-Cookie", "Set-Cookie2", "Authorization", "Proxy-Authorization", "WWW-Authenticate", "Proxy-Authenticate",
+        "Authentication-Info", "Proxy-Authentication-Info",
+    ]  # fmt: skip
+    async with serve(response(b"", "X-A: b", *(f"{name}: x" for name in names))) as server:
+        outcome: Any = await perform({"url": server.url})
+    assert outcome.http["headers"] == {"x-a": "b", "content-length": "0"}
 
 
 async def test_a_secret_as_the_name_of_a_header() -> None:

@@ -321,3 +321,17 @@ async def test_a_heartbeat_ends_with_its_deadline_and_the_next_one_connects_agai
     with psycopg.connect(database) as connection:
         (counter,) = connection.execute("SELECT counter FROM workers").fetchall()[0]
     assert counter in {1, 2}, "what had been held up may flow on later"
+
+
+async def test_a_session_that_is_closed_ends_the_statement_in_flight(database: str) -> None:
+    """And not under it: libpq's memory was freed while somebody waited, which could crash the process at its end."""
+    session = Session(database, "closing")
+    await session.execute("SELECT 1")
+    asking = asyncio.ensure_future(session.execute("SELECT pg_sleep(600)"))
+    await eventually(session._lock.locked)
+    async with asyncio.timeout(10):
+        await session.close()
+        with pytest.raises(UnavailableError):
+            await asking
+    assert await session.execute("SELECT 1") == [(1,)]
+    await session.close()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -59,6 +61,11 @@ class _Connection(psycopg.AsyncConnection[Row]):
         if len(rows) > KEPT_ROWS:
             self._cursor = None
         return rows
+
+    def cut(self) -> None:
+        """Let whoever waits for an answer meet the end of the connection."""
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as handle:
+            handle.shutdown(socket.SHUT_RDWR)
 
     async def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:  # noqa: ARG002, ASYNC109
         """See psycopg."""
@@ -124,11 +131,17 @@ class Session:
         return await self.execute(query, params)
 
     async def close(self) -> None:
-        """Close the connection; the next statement opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                await connection.close()
+        """Close the connection; a statement in flight fails, and the next one opens another.
+
+        Not while the statement still waits: libpq's memory would be freed under it.
+        """
+        if self._lock.locked() and self._connection is not None:
+            self._connection.cut()
+        async with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                with contextlib.suppress(psycopg.Error):
+                    await connection.close()
 
     async def _connected(self) -> _Connection:
         if self._connection is None or self._connection.closed:
