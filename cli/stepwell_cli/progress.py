@@ -85,6 +85,8 @@ class ItemsProgress:
     def shown(self, step: StepProgress, run: RunState) -> StepProgress:
         """The step with its items. While the run waits, it is for one of them."""
         step = replace(step, items=(len(self._over), self._all))
+        if step.state == "not run":  # the run ended before all of them were over
+            return replace(step, state="stopped", started_at=self._began)
         if step.state not in {"running", "pending"}:
             return step
         step = replace(step, started_at=self._began)
@@ -92,7 +94,7 @@ class ItemsProgress:
             return step
         first = min(self._retries.values(), key=lambda record: record.retry_at or record.finished_at)
         message = f"item {first.item_index}: {(first.error or {}).get('message', '')}"
-        return replace(step, state="retrying", retry_at=first.retry_at, message=message)
+        return replace(step, state="retrying", attempt=first.attempt, retry_at=first.retry_at, message=message)
 
 
 def plan(spec: dict[str, Any]) -> tuple[PlannedStep, ...]:

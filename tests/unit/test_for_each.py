@@ -16,6 +16,7 @@ from stepwell.domain.compile import compile_revision
 from stepwell.domain.errors import ManifestError
 from stepwell.domain.spec import WorkflowSpec
 from stepwell.domain.support import language_features
+from stepwell.engine.journal import MAX_BYTES, MAX_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -373,6 +374,23 @@ async def test_an_output_of_an_item_beyond_the_runs_limit_fails_that_item() -> N
         failed = [r for r in s.database.attempts() if r.item >= 0 and r.status == "failed"]
         assert len(failed) == 2
         assert document(failed[0].error)["reason"] == "OutputsTooLarge"
+
+
+@pytest.mark.parametrize(("items", "text", "flushes"), [(9, "x" * 1_000_000, 3), (4_500, "", 3), (1_900, "", 1)])
+@virtual_time
+async def test_a_flush_holds_only_so_much_of_one_run_and_its_end_comes_with_the_last(
+    items: int, text: str, flushes: int
+) -> None:
+    stated = {"items": list(range(items)), "maxItems": 10_000}
+    steps = [value("text", text, needs=[]), value("a", "{{ input + string(index) }}", forEach=stated)]
+    async with scene({"steps": steps}) as s:
+        await s.submit()
+        assert await s.ended() == "succeeded"
+        entries = [entry for flush in s.store.flushed for entry in flush]
+        assert len(entries) == flushes
+        assert all(len(entry.attempts) <= MAX_ROWS and entry.size < MAX_BYTES + 1_100_000 for entry in entries)
+        assert [entry.end is not None for entry in entries] == [False] * (flushes - 1) + [True]
+        assert sorted(item for item, _, _ in rows(s.database)) == list(range(-1, items))
 
 
 @virtual_time

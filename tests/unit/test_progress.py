@@ -125,6 +125,7 @@ EACH = {"steps": [{"name": "b", "forEach": {"items": []}, "httpCall": {"url": "x
         ("running", [item(0), item(1), item(2), replace(record("b"), items=3)], ("succeeded", (3, 3))),
         ("failed", [item(0), item(2, "failed"), replace(record("b", "failed"), items=3)], ("failed", (2, 3))),
         ("cancelled", [item(0)], ("stopped", (1, 3))),
+        ("failed", [item(0)], ("stopped", (1, 3))),
     ],
 )
 def test_states_of_a_step_with_items(status: str, records: list[StepRecord], expected: tuple[str, Any]) -> None:

@@ -95,6 +95,8 @@ def _zones() -> frozenset[str]:
 
 
 def _step(step: Step, path: str) -> Iterator[Problem]:
+    if step.for_each is not None:
+        yield from _values(step.for_each.items, f"{path}.forEach.items")
     if step.http_call is not None:
         yield from _http(step.http_call, f"{path}.httpCall")
     if step.transform is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 import orjson
 
@@ -17,6 +19,7 @@ from stepwell.domain import handlers
 from stepwell.domain.retry import StepFailure
 from stepwell.domain.states import RunStatus
 from stepwell.engine.host import Host
+from stepwell.engine.journal import portion
 from stepwell.engine.ports import ClaimedRun, End, FlushEntry, Handling, Kept, Park, RecordedAttempt, Turn
 from stepwell.engine.results import Results
 from stepwell.engine.revisions import LoadedRevision
@@ -211,17 +214,23 @@ class Execution:
             self._host.idle(self)
 
     def collect(self) -> FlushEntry:
-        """What the run has to say, for the journal."""
-        entry = FlushEntry(self.run.id, self.run.fence, tuple(self._work.pending))
+        """What the run has to say, for the journal; what is too much for one flush comes with the following ones."""
+        pending = self._work.pending
+        count = portion(pending)
+        attempts, self._work.pending = pending[:count], pending[count:]
+        entry = FlushEntry(self.run.id, self.run.fence, attempts)
+        self._touch = False
+        self._sent = entry
+        if self._work.pending:
+            ended = (self.loaded.steps[a.step].bit for a in attempts if a.item < 0 and a.retry_at is None)
+            self._sent_settled = reduce(or_, ended, self.results.durable) & self.results.settled
+            return entry
         if isinstance(self._leaving, End):
             entry.end = self._leaving
         elif isinstance(self._leaving, Park):
             entry.park = self._leaving
         elif isinstance(self._leaving, Turn):
             entry.turn = self._leaving
-        self._work.pending.clear()
-        self._touch = False
-        self._sent = entry
         self._sent_settled = self.results.settled
         return entry
 

@@ -9,17 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 from stepwell.domain.errors import ConflictError, DataRefusedError, UnavailableError
 from stepwell.engine.backoff import Backoff
 from stepwell.engine.crashpoints import crashpoint
-from stepwell.engine.ports import FlushEntry, Kept
+from stepwell.engine.ports import AttemptRecord, FlushEntry, Kept
 
 MAX_ROWS = 2_000  # attempts and runs in one flush
 MAX_BYTES = 4 << 20
 
+_FEW = 4  # attempts of which a flush holds all, whatever their documents
+
 log = logging.getLogger(__name__)
+
+
+def portion(records: Sequence[AttemptRecord]) -> int:
+    """How many of a run's records, from the first on, one flush takes."""
+    if len(records) <= _FEW:
+        return len(records)
+    sizes = accumulate(record.size for record in records)
+    return min(len(records), MAX_ROWS, 1 + sum(size < MAX_BYTES for size in sizes))
 
 
 class Writer(Protocol):

@@ -230,7 +230,7 @@ class Results:
         error = orjson.loads(attempt.error) if attempt.error else None
         if attempt.status == StepStatus.SUCCEEDED:
             self._sizes[step.index] = size = _size(attempt.output or "null")
-            self._bytes += size if step.part is self.part else 0
+            self._bytes += size if step.part is self.part and listed is None else 0
         self.settle(step, StepStatus(attempt.status), attempt.finished_at, outcome, error)
         self.durable |= step.bit
 
