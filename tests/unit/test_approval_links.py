@@ -105,6 +105,26 @@ async def test_an_effect_sends_the_link_and_no_record_keeps_it() -> None:
 
 
 @virtual_time
+async def test_an_item_may_be_a_link_and_no_record_keeps_it() -> None:
+    sent: list[Any] = []
+
+    async def perform(call: Call, body: Any) -> Any:
+        sent.append(body)
+        return {"done": call.item}
+
+    items = ["{{ approvalUrl('ask') }}", "plain"]
+    tell = effect("tell", needs=[], forEach={"items": items, "maxParallel": 1})
+    tell["httpCall"] = {"url": "https://a.example", "body": "{{ item }}"}
+    steps = [tell, {**ASK, "needs": []}]
+    async with scene({"steps": steps}, World(perform), actions={"approval": Approval(Decided())}, links=LINKS) as s:
+        await s.submit(RUN)
+        assert await s.ended(RUN) == "succeeded"
+        assert sent == [LINKS.url(Link(RUN, "ask", EPOCH + 720 * 3_600_000_000)), "plain"]
+        found = [document(r.input) for r in s.database.attempts(RUN) if r.item >= 0]
+        assert found == ["https://flows.example/approvals/***", "plain"]
+
+
+@virtual_time
 async def test_without_a_key_the_step_fails_and_says_what_to_set() -> None:
     async with scene({"steps": [ASK, value("a", "{{ approvalUrl('ask') }}", needs=[])]}) as s:
         await s.submit()

@@ -8,6 +8,7 @@ import orjson
 
 from stepwell.domain import decide as d
 from stepwell.domain.action import Outcome
+from stepwell.domain.approval_links import without_links
 from stepwell.domain.documents import JsonObject, JsonValue, dumps
 from stepwell.domain.expressions import Context
 from stepwell.domain.for_each import item_error, items_error
@@ -65,9 +66,10 @@ class Items:
         base = self._begun()
         return Context({**base.variables, "item": self._value(index), "index": index}, now=base.now)
 
-    def document_of(self, index: int) -> bytes:
-        """The item, for the record: the input of its own step run."""
-        return dumps(self._value(index))
+    def document_of(self, index: int, *, links: bool) -> bytes:
+        """The item, for the record: the input of its own step run. ``links``: it may hold links that must not be stored."""
+        value = self._value(index)
+        return dumps(without_links(Outcome(value)).output if links else value)
 
     def result(self) -> tuple[Outcome, JsonObject | None]:
         """The list of outputs, or of a step that failed nothing; with the error that tells of items that failed."""

@@ -320,7 +320,7 @@ class Work:
             record.input_from, record.input = self._results.input_reference(step)
         else:
             of = self.items[step.index]
-            record.input, record.items = of.document_of(item), of.count
+            record.input, record.items = of.document_of(item, links=self._loaded.revision.links), of.count
         self.pending.append(record)
         return record
 
