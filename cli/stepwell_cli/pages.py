@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from stepwell.adapters.postgres.history_store import RunRecord, RunState, StepRecord
     from stepwell_cli.progress import Progress
 
+
+ITEMS = 20  # of a step, after which only those that failed are shown
 
 _UID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -43,7 +46,11 @@ def print_run(run: RunRecord, steps: Sequence[StepRecord], progress: Progress) -
     console.print(f"created {_time(run.created_at)} by {door(run.trigger)}{took}\n")
     console.print(steps_table(progress))
     console.print(f"\ninput   {compact(run.input, 2000)}")
+    left_out: Counter[str] = Counter()
     for step in steps:
+        if step.item_index >= ITEMS and step.status == "succeeded":
+            left_out[step.step] += 1
+            continue
         item = f"[{step.item_index}]" if step.item_index >= 0 else ""
         console.print(Text.assemble("\n", mark(step.status), f" {step.step}{item}, attempt {step.attempt}"))
         console.print(f"  input   {compact(step.input, 2000)}")
@@ -51,6 +58,8 @@ def print_run(run: RunRecord, steps: Sequence[StepRecord], progress: Progress) -
             console.print(f"  output  {compact(step.output, 2000)}")
         if step.error is not None:
             console.print(f"  error   {plain(str(step.error.get('reason')))}: {plain(str(step.error.get('message')))}")
+    for name, count in left_out.items():
+        console.print(f"\n… and {count:,} more items of {name}, which succeeded; --json lists them")
     if run.status == "succeeded":
         console.print(f"\noutput  {compact(run.output, 2000)}")
     elif run.error is not None:

@@ -119,6 +119,7 @@ async def test_workers_that_crash_at_every_point_lose_nothing(database: str, val
             """More work until everybody met its point."""
             await system.start(5)
             await system.start(2, "pair")
+            await system.start(1, "batch")
             for point, victim in victims.items():
                 if point not in fallen and (victim.stalled if how == "stall" else not victim.running):
                     fallen.add(point)

@@ -143,7 +143,10 @@ async def soak(system: System, nemesis: Nemesis) -> Nemesis:
     for worker in [await system.worker(ready=False) for _ in range(WORKERS)]:
         await system.registered(worker)
     until = time.monotonic() + SECONDS
-    async with system.load("order", 5), system.load("pair", 2), system.load("pure", 5), system.load("late", 1, 0.5):
+    async with (
+        system.load("order", 5), system.load("pair", 2), system.load("pure", 5), system.load("late", 1, 0.5),
+        system.load("batch", 1, 0.3),
+    ):  # fmt: skip
         while time.monotonic() < until:
             await nemesis.progress()
             await nemesis.strike()
