@@ -362,7 +362,10 @@ async def test_a_shorter_retention_removes_days_and_the_others_can_be_dropped(
         await eventually(lambda: _rows(system, "SELECT FROM workflow_runs", 50))  # the others are hidden
         system.workers[0].finish()
         await system.worker(**QUICK)  # leads, and begins with a walk over the history
-        await eventually(lambda: short.replace("-", "") not in days(shell.run(DAYS)))
+        # not DAYS, which locks the tables whose sizes it tells: a drop that waits too long comes again at the next walk
+        partition = f"runs_{short.replace('-', '')}"
+        await eventually(lambda: _rows(system, "SELECT WHERE to_regclass(%s) IS NOT NULL", 0, partition))
+        assert short.replace("-", "") not in days(shell.run(DAYS))
         assert kept.replace("-", "") in days(shell.run(DAYS))
         assert "drill     | pure | succeeded |    50 |" in shell.run(KEEPERS)
 
@@ -379,8 +382,8 @@ async def test_a_shorter_retention_removes_days_and_the_others_can_be_dropped(
         assert kept.replace("-", "") not in days(shell.run(DAYS))
 
 
-async def _rows(system: System, query: LiteralString, count: int) -> bool:
-    return len(await system.rows(query)) == count
+async def _rows(system: System, query: LiteralString, count: int, *params: object) -> bool:
+    return len(await system.rows(query, *params)) == count
 
 
 async def _count(system: System, status: str, least: int) -> bool:
