@@ -113,7 +113,9 @@ def moments(draw: st.DrawFn) -> Snapshot:
     retries = tuple((index, NOW + draw(st.integers(-5, 5)) * PARK_AFTER // 2) for index in under_way[cut:])
     items = Items(0, left, sum(1 << index for index in under_way[:cut]), retries, parallel, failed=draw(st.booleans()))
     failed = 0 if items.failed else -1
-    return seen(items, failed=failed, confirmed=draw(st.booleans()), cancelled=draw(st.sampled_from([False, False, True])))
+    return seen(
+        items, failed=failed, confirmed=draw(st.booleans()), cancelled=draw(st.sampled_from([False, False, True]))
+    )
 
 
 @given(st.sampled_from([ONE, PURE]), moments())
