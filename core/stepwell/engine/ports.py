@@ -153,9 +153,11 @@ class FlushEntry:
     @property
     def size(self) -> int:
         """About how many bytes it adds to a flush."""
+        documents = [d for a in self.attempts for d in (a.input, a.output, a.error, a.http)]
         end = self.end if self.turn is None else self.turn.outcome
-        documents = [] if end is None else [end.output, end.error]
-        return 200 + sum(a.size for a in self.attempts) + sum(len(d) for d in documents if d)
+        if end is not None:
+            documents += [end.output, end.error]
+        return 200 * (1 + len(self.attempts)) + sum(len(d) for d in documents if d)
 
 
 class Kept(NamedTuple):
