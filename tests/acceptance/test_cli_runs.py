@@ -143,7 +143,7 @@ def test_the_next_page_is_named(history: dict[str, str]) -> None:
     [
         (["--status", "done"], "--status done: the words are queued, running"),
         (["--since", "yesterday"], "--since yesterday: neither a duration"),
-        (["--cursor", "'; DROP"], "there is no run '; DROP"),
+        (["--cursor", "'; DROP"], "'; DROP is no cursor: give the one that the page before ended with"),
     ],
 )
 def test_a_list_refuses(arguments: list[str], message: str, history: dict[str, str]) -> None:

@@ -78,6 +78,7 @@ async def webhooks(dsn: str, url: str, profile: str | None = None) -> dict[str, 
         await finished(dsn, 100)
         await load(port, 1.0, 8, 0)
         begun = await _settled(dsn)
+        os.sync()
         idle = await load(port, 10.0, 1, IDLE_RATE)
         started_idle = _starts(dsn, idle["accepted"])
         before = cpu_of(pid)

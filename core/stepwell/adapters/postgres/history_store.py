@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stepwell.adapters.postgres import queries
-from stepwell.domain.errors import NotFoundError
+from stepwell.domain.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from stepwell.adapters.postgres.session import Row, Session
@@ -85,7 +85,9 @@ class Page:
 
 
 class HistoryStore:
-    """Reads over one session. Raises NotFoundError, and UnavailableError where PostgreSQL does not answer."""
+    """Reads over one session. Raises NotFoundError, UsageError for a cursor that is none, and UnavailableError where
+    PostgreSQL does not answer.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -97,7 +99,7 @@ class HistoryStore:
             "workflow": selection.workflow,
             "status": selection.status,
             "since": selection.since or _FIRST,
-            "before": checked_id(selection.cursor) if selection.cursor else _LAST,
+            "before": _place(selection.cursor) if selection.cursor else _LAST,
             "limit": selection.limit + 1,
         }
         if selection.workflow is None:
@@ -148,6 +150,13 @@ def checked_id(run_id: str) -> str:
     if not _ID.match(lowered):
         raise unknown_run(run_id)
     return lowered
+
+
+def _place(cursor: str) -> str:
+    if not _ID.match(cursor.lower()):
+        message = f"{cursor} is no cursor: give the one that the page before ended with"
+        raise UsageError(message)
+    return cursor.lower()
 
 
 def unknown_run(run_id: str) -> NotFoundError:
