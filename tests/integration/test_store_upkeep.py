@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString, cast
 
 import pytest
 from protocol import HOUR, SECOND, ending, progress, staged
@@ -137,6 +137,21 @@ async def test_a_run_that_gets_in_while_its_day_is_being_dropped_keeps_the_day(d
         assert not await drop, "it looks after it has the lock"
         await leader.commit()
         assert await stage.status(run.id) == "queued"
+
+
+@pytest.mark.parametrize("tables", [("trigger_events", "runs"), ("runs", "runs_{day}"), ("runs", "run_steps")])
+async def test_who_writes_and_who_drops_a_day_do_not_wait_for_each_other(
+    database: str, tables: tuple[str, str]
+) -> None:
+    """A statement locks its tables one after the other; the drop must not hold the second while it waits for the first."""
+    first, second = (name.format(day=day(-2)) for name in tables)
+    async with staged(database) as stage:
+        writer, leader = await stage.held(), await stage.held()
+        await writer.session.execute(cast("LiteralString", f"LOCK TABLE ONLY {first} IN ROW EXCLUSIVE MODE"))
+        dropping = await stage.waits(leader, leader.upkeep.drop_day(day(-2)))
+        await writer.session.execute(cast("LiteralString", f"LOCK TABLE ONLY {second} IN ROW EXCLUSIVE MODE NOWAIT"))
+        await writer.commit()
+        await dropping
 
 
 # -- retention -------------------------------------------------------------------------------------------------------------
