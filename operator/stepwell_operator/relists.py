@@ -35,9 +35,8 @@ class Sign:
 
     async def within(self, period: float) -> None:
         """Wait for ``period`` seconds, or for a list that was heard since the last call ended, whatever comes first."""
-        with contextlib.suppress(
-            TimeoutError
-        ):  # no wait_for: its task would be younger than kopf, which waits for such
+        with contextlib.suppress(TimeoutError):
+            # no wait_for: its task would be younger than kopf, which waits for such
             async with asyncio.timeout(min(period, self._longest)):
                 await self.seen.wait()
                 await asyncio.sleep(SETTLE)

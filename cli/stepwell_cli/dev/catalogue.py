@@ -47,9 +47,8 @@ class Catalogue:
             if not problems or name in self._favoured:
                 good[name] = self._good.get(name, ()) if problems else loaded.documents
                 taken |= {_key(document): document for document in good[name] if _claims(document)}
-        for name in [
-            bad for bad in self.bad if bad not in good
-        ]:  # what it held when it was good, as far as nobody else holds it now
+        for name in [bad for bad in self.bad if bad not in good]:
+            # what it held when it was good, as far as nobody else holds it now
             good[name] = tuple(d for d in self._good.get(name, ()) if _key(d) not in taken)
             taken |= {_key(document): document for document in good[name]}
         self._good = good

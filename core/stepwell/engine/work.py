@@ -26,6 +26,7 @@ from stepwell.engine.results import Results
 from stepwell.engine.revisions import LoadedRevision
 
 FRESH = 1_000_000  # microseconds that a confirmation lasts; an effect that could not begin by then is confirmed again
+NOTHING = Outcome(None)
 NEVER = 1 << 62  # a moment that does not come: the run's time is over before
 
 _STEP = -1  # stands for an index where the step itself is meant
@@ -96,7 +97,7 @@ class Work:
             value = self._results.input_of(step)
             context = self._results.context(step, value)
             if step.condition is not None and trial.number == 1 and not step.condition.test(context):
-                self._record(trial, StepStatus.SKIPPED)
+                self._settle(trial, self._append(trial, StepStatus.SKIPPED))
             elif step.for_each is not None:
                 values = step.for_each.values(context)
                 self._items_of(step).begin(values, context, now)
@@ -132,7 +133,8 @@ class Work:
         shown, document = (None, None) if error is None else storable(error)
         output = b"[]" if outcome.output == [] else None
         self._results.gathered(step, items.size)
-        self._record(trial, status, output=output, error=document, outcome=outcome, shown=shown, items=items.count)
+        record = self._append(trial, status, output=output, error=document, items=items.count)
+        self._settle(trial, record, outcome, shown)
 
     def _send(self, trial: Trial, value: JsonValue, context: Context) -> None:
         """Begin an effect."""
@@ -251,7 +253,7 @@ class Work:
         except StepwellError as exc:
             self._fail(trial, as_failure(exc))
             return
-        self._record(trial, StepStatus.SUCCEEDED, output=document, http=http, outcome=outcome)
+        self._settle(trial, self._append(trial, StepStatus.SUCCEEDED, output=document, http=http), outcome)
 
     def _fail(self, trial: Trial, failure: StepFailure) -> None:
         if self._loaded.revision.links:
@@ -265,8 +267,8 @@ class Work:
             self._try_again(trial, due)
             self._append(trial, StepStatus.FAILED, error=error, http=http, retry_at=due)
             return
-        outcome = Outcome(None, shown_http)
-        self._record(trial, StepStatus.FAILED, error=error, http=http, outcome=outcome, shown=shown)
+        record = self._append(trial, StepStatus.FAILED, error=error, http=http)
+        self._settle(trial, record, Outcome(None, shown_http), shown)
 
     def _try_again(self, trial: Trial, due: int) -> None:
         if trial.item < 0:
@@ -277,26 +279,15 @@ class Work:
         items.numbers[trial.item] = trial.number
         items.retries[trial.item] = due
 
-    def _record(
-        self,
-        trial: Trial,
-        status: StepStatus,
-        *,
-        output: bytes | None = None,
-        error: bytes | None = None,
-        http: bytes | None = None,
-        outcome: Outcome | None = None,
-        shown: JsonObject | None = None,
-        items: int | None = None,
+    def _settle(
+        self, trial: Trial, record: AttemptRecord, outcome: Outcome = NOTHING, shown: JsonObject | None = None
     ) -> None:
-        """The step, or the item, has its final result."""
-        record = self._append(trial, status, output=output, error=error, http=http, items=items)
-        result = outcome or Outcome(None)
+        """What was recorded is the final result of the step, or of the item; ``shown`` is its error."""
         if trial.item < 0:
-            self._results.settle(trial.step, status, record.finished_at, result, shown)
+            self._results.settle(trial.step, record.status, record.finished_at, outcome, shown)
             return
         of = self.items[trial.step.index]
-        of.settle(trial.item, result.output, len(output or b"null"), shown)
+        of.settle(trial.item, outcome.output, len(record.output or b"null"), shown)
         if of.failed:
             self._results.doom(trial.step)
 
